@@ -1,0 +1,105 @@
+package graph
+
+import "context"
+
+// Batch is the data of one run. Streams are packed: sequence s owns tokens
+// [CuSeqlens[s], CuSeqlens[s+1]).
+type Batch struct {
+	CuSeqlens []int32 // (S+1), starts with 0
+	IDs       []int32 // (T)
+	TypeIDs   []int32 // (T), nil means all 0
+	Positions []int32 // (T), from 0 in each sequence
+	Rows      []int32 // (R) token rows that PickRows takes, ascending
+	Labels    []int32 // (S) classes, or (R) token ids; negative is ignored
+	Targets   []float32
+	LossScale float32 // 1 / number of labels in the whole optimizer step
+	Train     bool    // dropout on
+	Seed      uint64  // dropout key
+	Step      uint64  // dropout counter: differs per micro-batch
+}
+
+// Dims returns the sizes of b.
+func (b *Batch) Dims() Dims {
+	d := Dims{T: len(b.IDs), S: len(b.CuSeqlens) - 1, R: len(b.Rows)}
+	for i := 1; i < len(b.CuSeqlens); i++ {
+		d.MaxLen = max(d.MaxLen, int(b.CuSeqlens[i]-b.CuSeqlens[i-1]))
+	}
+	return d
+}
+
+// WeightSource gives the frozen tensors of a program as float32.
+type WeightSource interface {
+	// ReadRows fills dst with stored rows [lo, hi) of w, StoredCols floats
+	// each. It may be called from several goroutines.
+	ReadRows(w *Weight, lo, hi int, dst []float32) error
+}
+
+// Engine runs programs on one device.
+type Engine interface {
+	// Name is "cpu", "cuda:0", "reference".
+	Name() string
+	// Compile loads the weights and prepares p for batches within max.
+	// Out of memory is an error that says what would fit.
+	Compile(p *Program, w WeightSource, max Dims) (Executable, error)
+}
+
+// Executable is a compiled program with its parameters, gradients and
+// optimizer state on the device. It is not safe for concurrent use.
+type Executable interface {
+	// Run executes all operations on b: forward, and backward if the program
+	// has one. Parameter gradients add to what is there. A batch beyond the
+	// compiled maximum makes the arena grow.
+	Run(ctx context.Context, b *Batch) error
+	// Read copies an output (or the loss) of the last run to dst, rows·cols
+	// floats.
+	Read(v Value, dst []float32) error
+
+	// SetParams and Params write and read the flat parameter buffer.
+	SetParams(src []float32) error
+	Params(dst []float32) error
+	// Grads reads the flat gradient buffer, ZeroGrads clears it.
+	Grads(dst []float32) error
+	ZeroGrads() error
+	// SetGrads replaces the gradients, after a reduction over processes.
+	SetGrads(src []float32) error
+	// Step clips the gradients, applies AdamW to all parameters and clears the
+	// gradients. It returns the gradients' norm before clipping.
+	Step(o AdamW) (gradNorm float64, err error)
+	// Moments and SetMoments read and write AdamW's state for resuming.
+	Moments(m, v []float32) error
+	SetMoments(m, v []float32) error
+
+	// PeakBytes is the device memory in use: weights, arena, parameters.
+	PeakBytes() int64
+	Close() error
+}
+
+// AdamW are the settings of one optimizer step, decoupled weight decay as in
+// torch.optim.AdamW:
+//
+//	w -= lr·decay·w; m = β1 m + (1-β1) g; v = β2 v + (1-β2) g²
+//	w -= lr · (m/(1-β1^t)) / (sqrt(v/(1-β2^t)) + eps)
+type AdamW struct {
+	LR          float32
+	Beta1       float32
+	Beta2       float32
+	Eps         float32
+	WeightDecay float32
+	ClipNorm    float32 // 0 means no clipping
+	T           int     // step number, from 1
+}
+
+// Profiler is implemented by executables that can time operations.
+type Profiler interface {
+	// StartProfile begins to collect; Profile returns what was collected.
+	StartProfile()
+	Profile() []OpTime
+}
+
+// OpTime is the time spent in one kind of operation.
+type OpTime struct {
+	Op      string
+	Calls   int
+	Seconds float64
+	FLOP    float64 // 0 where it is not counted
+}
