@@ -46,7 +46,7 @@ func (o *MatMul) Inputs(d []Value) []Value { return list(d, o.A, o.B, o.C) }
 func (o *MatMul) Outputs(d []Value) []Value { return list(d, o.Y) }
 
 // Name implements Op.
-func (o *MatMul) Name() string { return "mat_mul" }
+func (o *MatMul) Name() string { return "matmul" }
 
 // Inputs implements Op.
 func (o *AddBias) Inputs(d []Value) []Value { return list(d, o.X, o.Bias) }
@@ -318,7 +318,7 @@ func (o *LMLoss) Inputs(d []Value) []Value { return list(d, o.X) }
 func (o *LMLoss) Outputs(d []Value) []Value { return list(d, o.Loss, o.DX) }
 
 // Name implements Op.
-func (o *LMLoss) Name() string { return "lmloss" }
+func (o *LMLoss) Name() string { return "lm_loss" }
 
 // Inputs implements Op.
 func (o *MSE) Inputs(d []Value) []Value { return list(d, o.Pred) }
@@ -336,7 +336,7 @@ func (o *MSEGrad) Inputs(d []Value) []Value { return list(d, o.Pred) }
 func (o *MSEGrad) Outputs(d []Value) []Value { return list(d, o.DPred) }
 
 // Name implements Op.
-func (o *MSEGrad) Name() string { return "msegrad" }
+func (o *MSEGrad) Name() string { return "mse_grad" }
 
 // Inputs implements Op.
 func (o *BCE) Inputs(d []Value) []Value { return list(d, o.Logits) }
@@ -354,4 +354,4 @@ func (o *BCEGrad) Inputs(d []Value) []Value { return list(d, o.Logits) }
 func (o *BCEGrad) Outputs(d []Value) []Value { return list(d, o.DLogits) }
 
 // Name implements Op.
-func (o *BCEGrad) Name() string { return "bcegrad" }
+func (o *BCEGrad) Name() string { return "bce_grad" }
