@@ -1,0 +1,122 @@
+package text
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/experimental"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+)
+
+// moduleGzip is the Rust crate as WebAssembly, made by wasm/build.sh.
+//
+//go:embed tokenizers.wasm.gz
+var moduleGzip []byte
+
+// wasmPage is the unit of WebAssembly memory, from the core specification.
+const wasmPage = 64 << 10
+
+// module is the compiled WebAssembly module and the runtime it belongs to.
+type module struct {
+	runtime  wazero.Runtime
+	compiled wazero.CompiledModule
+}
+
+// moduleKey is what a compiled module depends on.
+type moduleKey struct {
+	cacheDir    string
+	memoryPages uint32
+}
+
+// modules holds every module compiled in this process: they are few (one per
+// distinct Options) and costly, so they live as long as the process.
+var modules struct {
+	sync.Mutex
+	byKey map[moduleKey]*module
+}
+
+// compiledModule returns the module for key, compiling it at the first call.
+func compiledModule(ctx context.Context, key moduleKey) (*module, error) {
+	modules.Lock()
+	defer modules.Unlock()
+	if m := modules.byKey[key]; m != nil {
+		return m, nil
+	}
+	wasm, err := moduleBytes()
+	if err != nil {
+		return nil, err
+	}
+	m, err := compileCached(ctx, wasm, key)
+	if err != nil {
+		return nil, fmt.Errorf("compile the tokenizer module: %w", err)
+	}
+	if modules.byKey == nil {
+		modules.byKey = map[moduleKey]*module{}
+	}
+	modules.byKey[key] = m
+	return m, nil
+}
+
+func moduleBytes() ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(moduleGzip))
+	if err != nil {
+		return nil, fmt.Errorf("embedded tokenizer module: %w", err)
+	}
+	wasm, err := io.ReadAll(z)
+	if err != nil {
+		return nil, fmt.Errorf("embedded tokenizer module: %w", err)
+	}
+	return wasm, nil
+}
+
+// compileCached compiles by way of the cache directory. A directory that
+// cannot be used costs time, never the result.
+func compileCached(ctx context.Context, wasm []byte, key moduleKey) (*module, error) {
+	if key.cacheDir == "" {
+		return compile(ctx, wasm, key.memoryPages, nil)
+	}
+	sum := sha256.Sum256(moduleGzip)
+	dir := filepath.Join(key.cacheDir, "tokenizers-"+hex.EncodeToString(sum[:6]))
+	if err := dropUnsealed(dir); err != nil {
+		return compile(ctx, wasm, key.memoryPages, nil)
+	}
+	cache, err := wazero.NewCompilationCacheWithDir(dir)
+	if err != nil {
+		return compile(ctx, wasm, key.memoryPages, nil)
+	}
+	m, err := compile(ctx, wasm, key.memoryPages, cache)
+	if err != nil {
+		// The cache failed or the module did; only the second one matters.
+		return compile(ctx, wasm, key.memoryPages, nil)
+	}
+	seal(dir)
+	return m, nil
+}
+
+func compile(ctx context.Context, wasm []byte, pages uint32, cache wazero.CompilationCache) (*module, error) {
+	config := wazero.NewRuntimeConfig().WithMemoryLimitPages(pages)
+	if cache != nil {
+		config = config.WithCompilationCache(cache)
+	}
+	r := wazero.NewRuntimeWithConfig(ctx, config)
+	if _, err := wasi_snapshot_preview1.Instantiate(ctx, r); err != nil {
+		return nil, errors.Join(err, r.Close(ctx))
+	}
+	ctx = experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0))
+	compiled, err := r.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, errors.Join(err, r.Close(ctx))
+	}
+	return &module{runtime: r, compiled: compiled}, nil
+}
