@@ -1,0 +1,5 @@
+//go:build darwin || freebsd
+
+package kernel
+
+func adviseHuge([]byte) {}

@@ -1,0 +1,264 @@
+package kernel
+
+const (
+	narrow     = 128  // a dimension up to which the paths for thin products are taken
+	panelDepth = 1024 // steps of k that a thin product sums in one go
+	outerDepth = 64   // rows that a product over long k takes at a time
+	chunkRows  = 96   // rows of C in one job of a thin product
+	chunkCols  = 128  // columns of C in one job of a product over long k
+)
+
+// Gemm sets C = alpha·op(A)·op(B) + beta·C, as BLAS defines it: op(A) is
+// (m, k), op(B) is (k, n); A is stored (k, m) if transA, B (n, k) if transB.
+// With beta = 0 the old C is not read. Sums are float32; bits do not depend on
+// the number of threads. A nil pool runs on the caller, which may itself be a
+// job of a pool. C must not overlap A or B. It panics when a slice is too short.
+//
+// Thin products (x·A, h·B, and xᵀ·dh, hᵀ·dy with a long k) read their large
+// operand in place; others pack both.
+func Gemm(p *Pool, transA, transB bool, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
+	checkGemm("Gemm", transA, transB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
+	g := gemm[float32]{p: p, kn: cur.row, square: cur.f32, transA: transA, transB: transB, m: m, n: n, k: k,
+		alpha: alpha, a: a, lda: lda, b: b, ldb: ldb, beta: beta, c: c, ldc: ldc, scale: cur.vec.scale}
+	g.run()
+}
+
+// GemmF64 is Gemm in float64.
+func GemmF64(p *Pool, transA, transB bool, m, n, k int, alpha float64, a []float64, lda int, b []float64, ldb int, beta float64, c []float64, ldc int) {
+	checkGemm("GemmF64", transA, transB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
+	g := gemm[float64]{p: p, kn: cur.f64, square: cur.f64, transA: transA, transB: transB, m: m, n: n, k: k,
+		alpha: alpha, a: a, lda: lda, b: b, ldb: ldb, beta: beta, c: c, ldc: ldc, scale: goScale64}
+	g.run()
+}
+
+func checkGemm(what string, transA, transB bool, m, n, k, la, lda, lb, ldb, lc, ldc int) {
+	ar, ac, br, bc := m, k, k, n
+	if transA {
+		ar, ac = ac, ar
+	}
+	if transB {
+		br, bc = bc, br
+	}
+	checkMatrix(what+": A", la, ar, ac, lda)
+	checkMatrix(what+": B", lb, br, bc, ldb)
+	checkMatrix(what+": C", lc, m, n, ldc)
+}
+
+func goScale64(alpha float64, x []float64) {
+	for i := range x {
+		x[i] *= alpha
+	}
+}
+
+// gemm is one call of Gemm or GemmF64.
+type gemm[T float] struct {
+	p              *Pool
+	kn, square     *tileKernel[T]
+	transA, transB bool
+	m, n, k        int
+	alpha          T
+	a              []T
+	lda            int
+	b              []T
+	ldb            int
+	beta           T
+	c              []T
+	ldc            int
+	scale          func(alpha T, x []T)
+}
+
+func (g *gemm[T]) run() {
+	if g.m == 0 || g.n == 0 {
+		return
+	}
+	if g.beta != 0 && g.beta != 1 || g.k == 0 || g.alpha == 0 {
+		g.scaleC()
+	}
+	if g.k == 0 || g.alpha == 0 {
+		return
+	}
+	switch {
+	case g.transA && g.n <= narrow && g.m >= g.n:
+		g.outer(true)
+	case g.transA && g.m <= narrow && !g.transB:
+		g.outer(false)
+	case !g.transA && (g.n <= narrow || g.k <= narrow):
+		g.thin()
+	default:
+		g.general()
+	}
+}
+
+// scaleC sets C = beta·C; what follows adds to it.
+func (g *gemm[T]) scaleC() {
+	for i := range g.m {
+		row := g.c[i*g.ldc:][:g.n]
+		if g.beta == 0 {
+			clear(row)
+		} else if g.beta != 1 {
+			g.scale(g.beta, row)
+		}
+	}
+	g.beta = 1
+}
+
+// packedB packs alpha·op(B) into buf and returns it, panel after panel.
+func (g *gemm[T]) packedB(kn *tileKernel[T], buf *[]T) []T {
+	size := kn.depth(g.k) * kn.nr
+	np := (g.n + kn.nr - 1) / kn.nr
+	packed := grow(buf, np*size)
+	g.p.Run(np, func(_, j int) {
+		dst := packed[j*size:][:size]
+		packPanel(kn, dst, g.b, g.ldb, g.transB, g.k, g.n, j)
+		if g.alpha != 1 {
+			g.scale(g.alpha, dst)
+		}
+	})
+	return packed
+}
+
+// general packs both operands.
+func (g *gemm[T]) general() {
+	kn := g.square
+	s := takeScratch[T]()
+	defer s.release()
+	packed := g.packedB(kn, &s.c)
+	depth := kn.depth(g.k)
+	q := product[T]{kn: kn, m: g.m, n: g.n, k: g.k, a: g.a, lda: g.lda, transA: g.transA, c: g.c, ldc: g.ldc, acc: g.beta == 1,
+		panel: func(j, k0, _ int, _ *[]T) *T { return &packed[(j*depth+k0)*kn.nr] }}
+	q.run(g.p)
+}
+
+// thin is A·op(B) where B is small: rows of A are read in place.
+func (g *gemm[T]) thin() {
+	s := takeScratch[T]()
+	defer s.release()
+	packed := g.packedB(g.kn, &s.c)
+	jobs := (g.m + chunkRows - 1) / chunkRows
+	g.p.Run(jobs, func(_, job int) {
+		s := takeScratch[T]()
+		defer s.release()
+		for i := job * chunkRows; i < min((job+1)*chunkRows, g.m); i += g.kn.mr {
+			g.thinRows(i, min(g.kn.mr, g.m-i), packed, s.tile)
+		}
+	})
+}
+
+// thinRows computes rows [i, i+h) of C.
+func (g *gemm[T]) thinRows(i, h int, packed, tile []T) {
+	kn := g.kn
+	nk := (g.k + panelDepth - 1) / panelDepth
+	kc := (g.k + nk - 1) / nk
+	full := g.n / kn.nr
+	w := g.n - full*kn.nr
+	acc := 0
+	if g.beta == 1 {
+		acc = 1
+	}
+	for k0 := 0; k0 < g.k; k0 += kc {
+		d := min(kc, g.k-k0)
+		a := &g.a[i*g.lda+k0]
+		if full > 0 {
+			kn.strided(d, a, g.lda, 1, &packed[k0*kn.nr], kn.nr, g.k*kn.nr, &g.c[i*g.ldc], g.ldc, h, full, acc)
+		}
+		if w > 0 {
+			kn.strided(d, a, g.lda, 1, &packed[(full*g.k+k0)*kn.nr], kn.nr, 0, &tile[0], kn.nr, h, 1, 0)
+			storeTile(g.c[i*g.ldc+full*kn.nr:], g.ldc, tile, kn.nr, h, w, acc != 0)
+		}
+		acc = 1
+	}
+}
+
+// outer is op(A)·op(B) as a sum of outer products over a long k, with A stored
+// (k, m). One operand, X (k, few), is small and packed; the other, Y (k, many),
+// is read in place, row by row. Swapped, Y is A and the product is Cᵀ.
+func (g *gemm[T]) outer(swapped bool) {
+	s := takeScratch[T]()
+	defer s.release()
+	o := outer[T]{gemm: g, few: g.m, many: g.n, y: g.b, ldy: g.ldb, swapped: swapped}
+	x, ldx, transX := g.a, g.lda, false
+	if swapped {
+		o.few, o.many, o.y, o.ldy = g.n, g.m, g.a, g.lda
+		x, ldx, transX = g.b, g.ldb, g.transB
+	}
+	// X in panels of rows of C, [panel][k][mr].
+	mr := g.kn.mr
+	panels := (o.few + mr - 1) / mr
+	o.x = grow(&s.c, panels*mr*g.k)
+	for p := range panels {
+		dst, h := o.x[p*mr*g.k:][:mr*g.k], min(mr, o.few-p*mr)
+		if transX {
+			g.kn.transpose(dst, mr, x[p*mr*ldx:], ldx, h, g.k)
+		} else {
+			packColumns(dst, mr, x, ldx, p*mr, h, 0, g.k)
+		}
+	}
+	if g.alpha != 1 {
+		g.scale(g.alpha, o.x)
+	}
+	g.p.Run((o.many+chunkCols-1)/chunkCols, func(_, job int) { o.columns(job * chunkCols) })
+}
+
+type outer[T float] struct {
+	*gemm[T]
+	few, many int
+	x, y      []T
+	ldy       int
+	swapped   bool
+}
+
+// columns computes columns [j0, j0+chunkCols) of C, or of Cᵀ.
+func (o *outer[T]) columns(j0 int) {
+	s := takeScratch[T]()
+	defer s.release()
+	kn := o.kn
+	cols := min(chunkCols, o.many-j0)
+	c, ldc, acc := o.c, o.ldc, 0
+	if o.swapped {
+		c, ldc = grow(&s.a, o.few*chunkCols), chunkCols
+	} else {
+		c = c[j0:]
+		if o.beta == 1 {
+			acc = 1
+		}
+	}
+	full := cols / kn.nr
+	w := cols - full*kn.nr
+	for k0 := 0; k0 < o.k; k0 += outerDepth {
+		d := min(outerDepth, o.k-k0)
+		y := o.y[k0*o.ldy+j0:]
+		var edge []T
+		if w > 0 {
+			edge = grow(&s.b, outerDepth*kn.nr)
+			for i := range d {
+				copy(edge[i*kn.nr:][:w], y[i*o.ldy+full*kn.nr:])
+			}
+		}
+		for i := 0; i < o.few; i += kn.mr {
+			h := min(kn.mr, o.few-i)
+			x := &o.x[i*o.k+k0*kn.mr]
+			if full > 0 {
+				kn.strided(d, x, 1, kn.mr, &y[0], o.ldy, kn.nr, &c[i*ldc], ldc, h, full, acc)
+			}
+			if w > 0 {
+				kn.strided(d, x, 1, kn.mr, &edge[0], kn.nr, 0, &s.tile[0], kn.nr, h, 1, 0)
+				storeTile(c[i*ldc+full*kn.nr:], ldc, s.tile, kn.nr, h, w, acc != 0)
+			}
+		}
+		acc = 1
+	}
+	if o.swapped {
+		o.storeTransposed(c, j0, cols, s)
+	}
+}
+
+// storeTransposed moves Cᵀ (few, cols) to rows [j0, j0+cols) of C.
+func (o *outer[T]) storeTransposed(ct []T, j0, cols int, s *scratch[T]) {
+	if o.beta != 1 {
+		o.kn.transpose(o.c[j0*o.ldc:], o.ldc, ct, chunkCols, o.few, cols)
+		return
+	}
+	t := grow(&s.b, cols*o.few)
+	o.kn.transpose(t, o.few, ct, chunkCols, o.few, cols)
+	storeTile(o.c[j0*o.ldc:], o.ldc, t, o.few, cols, o.few, true)
+}

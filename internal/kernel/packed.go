@@ -1,0 +1,219 @@
+package kernel
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// PackedB is a right-hand matrix B (K x N), stored once in the layout of the
+// microkernel: panels of nr columns, each with its rows in sequence. It is
+// meant for frozen weights, which are multiplied many times.
+type PackedB struct {
+	K, N  int
+	kn    *tileKernel[float32]
+	depth int       // rows of a panel in memory (pairs of rows for bf16 in hardware)
+	f32   []float32 // (panels, depth, nr); also pairs of bf16
+	half  []uint16  // (panels, depth, nr), bf16 widened inside Mul
+	bytes []int8    // (panels, depth, nr), times scale
+	scale []float32 // (panels*nr), for bytes
+}
+
+// Epilogue is what Mul does with a tile of the product while it is in cache:
+//
+//	C = act(A·B [+ C] + Bias) + Residual
+type Epilogue struct {
+	Bias       []float32 // (N), or nil
+	Pre        []float32 // (m, N), receives the argument of act, or nil
+	LdPre      int
+	Act        Act
+	Residual   []float32 // (m, N), or nil; may be C itself only without Accumulate
+	LdRes      int
+	Accumulate bool // add the product to C before the rest
+}
+
+// PackB packs b. It is (k, n) with row stride ldb, or (n, k) if transposed, as
+// torch's nn.Linear stores its weight.
+func PackB(p *Pool, k, n int, b []float32, ldb int, transposed bool) *PackedB {
+	checkB("PackB", b, k, n, ldb, transposed)
+	pb := newPackedB(k, n)
+	kn := pb.kn
+	pb.f32 = Alloc(pb.panels() * pb.depth * kn.nr)
+	p.Run(pb.panels(), func(_, j int) {
+		packPanel(kn, pb.f32[j*pb.depth*kn.nr:], b, ldb, transposed, k, n, j)
+	})
+	return pb
+}
+
+// PackBFunc packs a matrix that is not float32 in memory: load fills dst with
+// stored row number row, which has n elements, or k if transposed. load is
+// called from several goroutines at once, one call for each row.
+func PackBFunc(p *Pool, k, n int, transposed bool, load func(dst []float32, row int)) *PackedB {
+	pb := newPackedB(k, n)
+	pb.f32 = Alloc(pb.panels() * pb.depth * pb.kn.nr)
+	pb.packRows(p, transposed, load, func(j int, panel []float32) {
+		copy(pb.f32[j*pb.depth*pb.kn.nr:], panel)
+	})
+	return pb
+}
+
+func newPackedB(k, n int) *PackedB {
+	if k < 0 || n < 0 {
+		panic(fmt.Sprintf("kernel: packed matrix of %d x %d", k, n))
+	}
+	kn := cur.f32
+	if n <= 2*cur.slim.nr {
+		kn = cur.slim
+	}
+	return &PackedB{K: k, N: n, kn: kn, depth: kn.depth(k)}
+}
+
+func (b *PackedB) panels() int { return (b.N + b.kn.nr - 1) / b.kn.nr }
+
+// Bytes is the memory that the packed matrix takes.
+func (b *PackedB) Bytes() int64 {
+	return int64(4*len(b.f32) + 2*len(b.half) + len(b.bytes) + 4*len(b.scale))
+}
+
+// Free gives the memory back; the matrix must not be used afterwards.
+func (b *PackedB) Free() {
+	Free(b.f32)
+	b.f32, b.half, b.bytes, b.scale = nil, nil, nil, nil
+}
+
+// packRows hands the float32 image of each panel, (depth, nr) with zeros at
+// the edges, to store. Without transposition a panel needs a part of every row,
+// so all rows of a group of panels are loaded into memory first.
+func (b *PackedB) packRows(p *Pool, transposed bool, load func(dst []float32, row int), store func(j int, panel []float32)) {
+	nr := b.kn.nr
+	if transposed {
+		p.Run(b.panels(), func(_, j int) {
+			s := takeScratch[float32]()
+			defer s.release()
+			w := min(nr, b.N-j*nr)
+			rows := grow(&s.a, w*b.K)
+			for i := range w {
+				load(rows[i*b.K:][:b.K], j*nr+i)
+			}
+			panel := grow(&s.b, b.depth*nr)
+			packPanel(b.kn, panel, rows, b.K, true, b.K, w, 0)
+			store(j, panel)
+		})
+		return
+	}
+	whole := Alloc(b.K * b.N)
+	defer Free(whole)
+	p.Run(b.K, func(_, i int) { load(whole[i*b.N:][:b.N], i) })
+	p.Run(b.panels(), func(_, j int) {
+		s := takeScratch[float32]()
+		defer s.release()
+		panel := grow(&s.b, b.depth*nr)
+		packPanel(b.kn, panel, whole, b.N, false, b.K, b.N, j)
+		store(j, panel)
+	})
+}
+
+// packPanel writes panel j of b (k, n), or (n, k) if transposed, to dst
+// (depth, nr), with zeros past the edges. For kernels of bf16 pairs see
+// PackBBF16.
+func packPanel[T float](kn *tileKernel[T], dst, b []T, ldb int, transposed bool, k, n, j int) {
+	nr := kn.nr
+	dst = dst[:kn.depth(k)*nr]
+	c0 := j * nr
+	w := min(nr, n-c0)
+	if w < nr {
+		clear(dst)
+	} else {
+		clear(dst[k*nr:])
+	}
+	if k == 0 {
+		return
+	}
+	if transposed {
+		kn.transpose(dst, nr, b[c0*ldb:], ldb, w, k)
+		return
+	}
+	for i := range k {
+		copy(dst[i*nr:][:w], b[i*ldb+c0:])
+	}
+}
+
+func checkB(what string, b []float32, k, n, ldb int, transposed bool) {
+	if transposed {
+		k, n = n, k
+	}
+	checkMatrix(what, len(b), k, n, ldb)
+}
+
+// Mul sets C = act(A·B + bias) + residual for A (m, K) with row stride lda and
+// C (m, N) with row stride ldc; e may be nil. The sum is accumulated in
+// float32, in blocks of at most 256 steps of K. C must not overlap A. It panics
+// when a slice is too short.
+func (b *PackedB) Mul(p *Pool, m int, a []float32, lda int, c []float32, ldc int, e *Epilogue) {
+	checkMatrix("Mul: A", len(a), m, b.K, lda)
+	checkMatrix("Mul: C", len(c), m, b.N, ldc)
+	if m == 0 || b.N == 0 {
+		return
+	}
+	q := product[float32]{kn: b.kn, m: m, n: b.N, k: b.K, a: a, lda: lda, c: c, ldc: ldc, panel: b.panel,
+		roundA: b.half != nil}
+	if e != nil {
+		e.check(m, b.N)
+		q.acc = e.Accumulate
+		if e.Bias != nil || e.Pre != nil || e.Act != ActNone || e.Residual != nil {
+			q.finish = func(row, rows, col, cols int) { e.apply(c, ldc, row, rows, col, cols) }
+		}
+	}
+	q.run(p)
+}
+
+// panel implements product.panel.
+func (b *PackedB) panel(j, k0, d int, buf *[]float32) *float32 {
+	nr := b.kn.nr
+	o := (j*b.depth + k0) * nr
+	if d == 0 {
+		return nil
+	}
+	switch {
+	case b.half != nil:
+		t := grow(buf, d*nr)
+		src := b.half[o:][:d*nr]
+		cur.vec.bf16ToF32(t, unsafe.Slice((*byte)(unsafe.Pointer(&src[0])), 2*len(src)))
+		return &t[0]
+	case b.bytes != nil:
+		t := grow(buf, d*nr)
+		cur.vec.unpackInt8(t, b.bytes[o:][:d*nr], b.scale[j*nr:][:nr])
+		return &t[0]
+	}
+	return &b.f32[o]
+}
+
+func (e *Epilogue) check(m, n int) {
+	e.Act.check()
+	checkOptional("Mul: Bias", e.Bias, n)
+	if e.Pre != nil {
+		checkMatrix("Mul: Pre", len(e.Pre), m, n, e.LdPre)
+	}
+	if e.Residual != nil {
+		checkMatrix("Mul: Residual", len(e.Residual), m, n, e.LdRes)
+	}
+}
+
+// apply does the epilogue of one tile of C.
+func (e *Epilogue) apply(c []float32, ldc, row, rows, col, cols int) {
+	v := cur.vec
+	for i := row; i < row+rows; i++ {
+		x := c[i*ldc+col:][:cols]
+		if e.Bias != nil {
+			v.add(x, x, e.Bias[col:][:cols])
+		}
+		if e.Pre != nil {
+			copy(e.Pre[i*e.LdPre+col:][:cols], x)
+		}
+		if e.Act != ActNone {
+			v.act[e.Act](x, x)
+		}
+		if e.Residual != nil {
+			v.add(x, x, e.Residual[i*e.LdRes+col:][:cols])
+		}
+	}
+}
