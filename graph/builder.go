@@ -241,6 +241,7 @@ func (b *Builder) Dropout(name string, x Value, p float32, residual Value) Value
 func (b *Builder) Rope(name string, x Value, op Rope) Value {
 	in := *b.info(x)
 	need(op.Heads*op.HeadDim == in.Cols && 2*len(op.Freq) <= op.HeadDim, "rope %s: %d heads of %d on %d columns", name, op.Heads, op.HeadDim, in.Cols)
+	need(in.Rows == op.Pick.Rows(), "rope %s: x has %v rows, its positions %v", name, in.Rows, op.Pick.Rows())
 	if op.Scale == 0 {
 		op.Scale = 1
 	}
@@ -254,11 +255,7 @@ func (b *Builder) Attention(name string, q, k, v Value, op Attention) Value {
 	b.same("attention k, v", k, v)
 	need(qi.Cols == op.Heads*op.HeadDim && b.info(k).Cols == op.KVHeads*op.HeadDim && op.Heads%op.KVHeads == 0,
 		"attention %s: q has %d columns, k %d, heads %d/%d of %d", name, qi.Cols, b.info(k).Cols, op.Heads, op.KVHeads, op.HeadDim)
-	want := PerToken
-	if op.QueryPick == PickFirst || op.QueryPick == PickLast {
-		want = PerSeq
-	}
-	need(qi.Rows == want, "attention %s: q has %v rows", name, qi.Rows)
+	need(op.QueryPick != PickRows && qi.Rows == op.QueryPick.Rows(), "attention %s: q has %v rows, its positions %v", name, qi.Rows, op.QueryPick.Rows())
 	if op.DropP > 0 {
 		op.Site = b.NextSite()
 	}
@@ -273,11 +270,7 @@ func (b *Builder) Select(name string, x Value, pick Pick) Value {
 	}
 	in := *b.info(x)
 	need(in.Rows == PerToken, "select %s: x has %v rows", name, in.Rows)
-	rows := PerSeq
-	if pick == PickRows {
-		rows = PerPick
-	}
-	y := b.value(name, rows, in.Cols)
+	y := b.value(name, pick.Rows(), in.Cols)
 	return b.add(&Select{X: x, Pick: pick, Y: y}, y)
 }
 

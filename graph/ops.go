@@ -6,9 +6,11 @@ package graph
 // unless an operation says otherwise.
 //
 // An operation writes each of its outputs whole, except where the output is a
-// ParamGrad: there it adds, so that gradients accumulate over uses and over
-// micro-batches. The field C, where present, is an addend of the same shape
-// as the output, or None; an engine may compute in place when C dies there.
+// ParamGrad (or a view of one): there it adds, so that gradients accumulate
+// over uses and over micro-batches. Only the operations for which
+// [Accumulates] holds are given ParamGrads, and then without a C. The field C, where present, is an addend of the same shape
+// as the output, or None; where it dies, the plan may put the output in its
+// place, see [InPlace].
 type Op interface {
 	// Inputs appends the values read, C included.
 	Inputs([]Value) []Value
@@ -55,6 +57,11 @@ const (
 	PickLast              // the last token of each sequence: S rows
 	PickRows              // rows Batch.Rows: R rows
 )
+
+// Rows is the number of rows that p takes.
+func (p Pick) Rows() Rows { return [...]Rows{PerToken, PerSeq, PerSeq, PerPick}[p] }
+
+func (p Pick) String() string { return [...]string{"all", "first", "last", "rows"}[p] }
 
 // Embed: y[t] = Σ_j Tables[j][Streams[j][t] + Offsets[j]].
 // y (T, hidden); tables (entries, hidden), frozen.
@@ -205,7 +212,9 @@ type DropoutGrad struct {
 // halves (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), angle = position·Freq[i].
 // The pair of i is i + len(Freq), or 2i and 2i+1 when Interleaved. Only the
 // first 2·len(Freq) of HeadDim are rotated. Inverse rotates back: it is
-// the gradient. Scale multiplies cos and sin (YaRN); 1 otherwise.
+// the gradient. Scale multiplies cos and sin (YaRN); 1 otherwise. The rest of a
+// head is copied. Pick says which token a row of x stands for: PickAll for
+// (T, ·), PickFirst or PickLast for (S, ·), PickRows for (R, ·).
 type Rope struct {
 	X           Value
 	Heads       int
@@ -214,6 +223,7 @@ type Rope struct {
 	Scale       float32
 	Interleaved bool
 	Inverse     bool
+	Pick        Pick
 	Y           Value
 }
 
@@ -371,7 +381,8 @@ type LMLoss struct {
 	DX   Value
 }
 
-// MSE: loss = LossScale·Σ (pred - target)²; pred (S, c), Batch.Targets.
+// MSE: loss = LossScale·Σ (pred - target)². pred (n, c), n being S or R;
+// Batch.Targets (n·c), row by row.
 type MSE struct {
 	Pred Value
 	Loss Value
@@ -383,7 +394,8 @@ type MSEGrad struct {
 	DPred Value
 }
 
-// BCE: loss = LossScale·Σ binary cross-entropy with logits; Batch.Targets (S, c).
+// BCE: loss = LossScale·Σ binary cross-entropy with logits: softplus(x) - x·target.
+// logits (n, c) and Batch.Targets as in [MSE].
 type BCE struct {
 	Logits Value
 	Loss   Value
