@@ -2,31 +2,6 @@ package graph
 
 import "context"
 
-// Batch is the data of one run. Streams are packed: sequence s owns tokens
-// [CuSeqlens[s], CuSeqlens[s+1]).
-type Batch struct {
-	CuSeqlens []int32 // (S+1), starts with 0
-	IDs       []int32 // (T)
-	TypeIDs   []int32 // (T), nil means all 0
-	Positions []int32 // (T), from 0 in each sequence
-	Rows      []int32 // (R) token rows that PickRows takes, ascending
-	Labels    []int32 // (S) classes, or (R) token ids; negative is ignored
-	Targets   []float32
-	LossScale float32 // 1 / number of labels in the whole optimizer step
-	Train     bool    // dropout on
-	Seed      uint64  // dropout key
-	Step      uint64  // dropout counter: differs per micro-batch
-}
-
-// Dims returns the sizes of b.
-func (b *Batch) Dims() Dims {
-	d := Dims{T: len(b.IDs), S: len(b.CuSeqlens) - 1, R: len(b.Rows)}
-	for i := 1; i < len(b.CuSeqlens); i++ {
-		d.MaxLen = max(d.MaxLen, int(b.CuSeqlens[i]-b.CuSeqlens[i-1]))
-	}
-	return d
-}
-
 // WeightSource gives the frozen tensors of a program as float32.
 type WeightSource interface {
 	// ReadRows fills dst with stored rows [lo, hi) of w, StoredCols floats
@@ -79,6 +54,12 @@ type Executable interface {
 //
 //	w -= lr·decay·w; m = β1 m + (1-β1) g; v = β2 v + (1-β2) g²
 //	w -= lr · (m/(1-β1^t)) / (sqrt(v/(1-β2^t)) + eps)
+//
+// lr is LR times the parameter's LRScale; decay is 0 where NoDecay is set.
+// Before, all gradients together are scaled by min(1, ClipNorm / (norm +
+// 1e-6)), norm their Euclidean norm, as torch's clip_grad_norm_ does.
+//
+// Source: Loshchilov, Hutter, arXiv 1711.05101, algorithm 2.
 type AdamW struct {
 	LR          float32
 	Beta1       float32
