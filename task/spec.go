@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/lsrsurgeon/lsrsurgeon/internal/suggest"
 )
 
 // ErrUnknownTask is wrapped by the error of Lookup.
@@ -148,11 +150,10 @@ func Lookup(name string) (Spec, error) {
 		s.Metrics = slices.Clone(s.Metrics)
 		return s, nil
 	}
-	names := Names()
-	if n := nearest(key, names); n != "" {
-		return Spec{}, fmt.Errorf("%w %q; did you mean %q", ErrUnknownTask, name, n)
+	if near := suggest.DidYouMean(name, Names()); near != "" {
+		return Spec{}, fmt.Errorf("%w %q%s", ErrUnknownTask, name, near)
 	}
-	return Spec{}, fmt.Errorf("%w %q; known are %s", ErrUnknownTask, name, strings.Join(names, ", "))
+	return Spec{}, fmt.Errorf("%w %q; known are %s", ErrUnknownTask, name, strings.Join(Names(), ", "))
 }
 
 // Names returns the names of all tasks, sorted.
@@ -160,44 +161,4 @@ func Names() []string { return slices.Sorted(maps.Keys(specs)) }
 
 func squash(s string) string {
 	return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s))
-}
-
-// nearest returns the name within two edits of key (one, for short ones), or "".
-func nearest(key string, names []string) string {
-	best, distance := "", 3
-	if len(key) < 4 {
-		distance = 2
-	}
-	for _, n := range names {
-		if d := edits(squash(key), squash(n)); d < distance {
-			best, distance = n, d
-		}
-	}
-	return best
-}
-
-// edits is the optimal string alignment distance: insertions, deletions,
-// substitutions and swaps of neighbours.
-func edits(a, b string) int {
-	d := make([][]int, len(a)+1)
-	for i := range d {
-		d[i] = make([]int, len(b)+1)
-		d[i][0] = i
-	}
-	for j := range d[0] {
-		d[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
-			}
-		}
-	}
-	return d[len(a)][len(b)]
 }
