@@ -122,7 +122,7 @@ var actFuncs = [numActs]struct{ f, df func(x float64) float64 }{
 			if x <= 0 {
 				return 0
 			}
-			return 1 + 0*x // NaN stays NaN
+			return 1
 		},
 	},
 	ActSiLU: {

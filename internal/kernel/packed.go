@@ -201,6 +201,23 @@ func (e *Epilogue) check(m, n int) {
 // apply does the epilogue of one tile of C.
 func (e *Epilogue) apply(c []float32, ldc, row, rows, col, cols int) {
 	v := cur.vec
+	if f := v.epilogue[e.Act]; f != nil && cols >= 8 {
+		var bias, pre, res *float32
+		if e.Bias != nil {
+			bias = &e.Bias[col]
+		}
+		if e.Pre != nil {
+			pre = &e.Pre[row*e.LdPre+col]
+		}
+		if e.Residual != nil {
+			res = &e.Residual[row*e.LdRes+col]
+		}
+		f(&c[row*ldc+col], ldc, bias, pre, e.LdPre, res, e.LdRes, rows, cols/8)
+		col, cols = col+cols&^7, cols&7
+		if cols == 0 {
+			return
+		}
+	}
 	for i := row; i < row+rows; i++ {
 		x := c[i*ldc+col:][:cols]
 		if e.Bias != nil {

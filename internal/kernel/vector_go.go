@@ -18,6 +18,7 @@ type vecOps struct {
 	expSum      func(dst, src []float32, scale, bias float32) float32
 	act         [numActs]func(dst, src []float32)
 	actGrad     [numActs]func(dx, dy, pre []float32)
+	epilogue    [numActs]epilogueFunc // or nil
 	gated       func(act Act, dst, gate, up []float32)
 	gatedGrad   func(act Act, dgate, dup, dy, gate, up []float32)
 	normRow     func(y, x, gamma, beta []float32, mean, rstd float32)
@@ -35,6 +36,10 @@ type vecOps struct {
 	unpackInt8  func(dst []float32, src []int8, scale []float32) // rows of len(scale)
 	transpose   func(dst []float32, ldd int, src []float32, lds, rows, cols int)
 }
+
+// epilogueFunc sets c = act(c + bias) + res for rows of 8·n8 elements and stores
+// the argument of act to pre; bias, pre and res may be nil.
+type epilogueFunc func(c *float32, ldc int, bias, pre *float32, ldpre int, res *float32, ldres, rows, n8 int)
 
 var goVec = vecOps{
 	exp:         func(dst, src []float32) { apply(dst, src, math.Exp) },

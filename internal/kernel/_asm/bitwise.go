@@ -1,0 +1,309 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// genPhilox emits dropout for 32 elements at a time: eight counters in the
+// lanes of four vectors, ten rounds, and a transposition, since lane i of word
+// j belongs to element 4i+j.
+func genPhilox() {
+	text("dropoutAVX2", "func(dst, src *float32, n32 int, threshold uint32, scale float32, key, stream, block uint64)", "is goDropout for 32·n32 elements.")
+	dst, src, n := ptr("dst"), ptr("src"), ptr("n32")
+	block := ptr("block")
+	const m0, m1, w0, w1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
+
+	Label("loop")
+	// Counters: eight blocks from block on. Their high word changes inside a
+	// vector at most once in 2³² blocks; both words are made in 64 bits.
+	c0, c1 := counters(block)
+	c2, c3 := halves("stream")
+	k0, k1 := halves("key")
+	for round := range 10 {
+		h0, l0 := mul32(c0, m0)
+		h1, l1 := mul32(c2, m1)
+		VPXOR(c1, h1, h1)
+		VPXOR(k0, h1, h1)
+		VPXOR(c3, h0, h0)
+		VPXOR(k1, h0, h0)
+		c0, c1, c2, c3 = h1, l1, h0, l0
+		if round < 9 {
+			VPADDD(bitsOf(w0), k0, k0)
+			VPADDD(bitsOf(w1), k1, k1)
+		}
+	}
+	// Blocks 0 1 | 4 5, then 2 3 | 6 7, four words each.
+	a, b, c, d := YMM(), YMM(), YMM(), YMM()
+	VPUNPCKLDQ(c1, c0, a)
+	VPUNPCKLDQ(c3, c2, b)
+	VPUNPCKHDQ(c1, c0, c)
+	VPUNPCKHDQ(c3, c2, d)
+	b0, b1, b2, b3 := YMM(), YMM(), YMM(), YMM()
+	VPUNPCKLQDQ(b, a, b0) // blocks 0 and 4
+	VPUNPCKHQDQ(b, a, b1) // 1 and 5
+	VPUNPCKLQDQ(d, c, b2) // 2 and 6
+	VPUNPCKHQDQ(d, c, b3) // 3 and 7
+	out := []vec{YMM(), YMM(), YMM(), YMM()}
+	VPERM2I128(Imm(0x20), b1, b0, out[0])
+	VPERM2I128(Imm(0x20), b3, b2, out[1])
+	VPERM2I128(Imm(0x31), b1, b0, out[2])
+	VPERM2I128(Imm(0x31), b3, b2, out[3])
+	threshold, scale := YMM(), broadcast("scale")
+	tx := XMM()
+	VMOVD(Load(Param("threshold"), GP32()), tx)
+	VPBROADCASTD(tx, threshold)
+	for i, r := range out {
+		// Kept where random >= threshold: max(random, threshold) = random.
+		t, x := YMM(), YMM()
+		VPMAXUD(threshold, r, t)
+		VPCMPEQD(t, r, t)
+		VMULPS(Mem{Base: src, Disp: 32 * i}, scale, x)
+		VANDPS(t, x, x)
+		VMOVUPS(x, Mem{Base: dst, Disp: 32 * i})
+	}
+	ADDQ(Imm(8), block)
+	ADDQ(U32(128), src)
+	ADDQ(U32(128), dst)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	ret()
+}
+
+// counters returns the low and high words of block … block+7.
+func counters(block reg.Register) (lo, hi vec) {
+	x := XMM()
+	VMOVQ(block, x)
+	base := YMM()
+	VPBROADCASTQ(x, base)
+	a, b := YMM(), YMM()
+	VPADDQ(NewDataAddr(indexSym, 0), base, a)  // 0 1 4 5
+	VPADDQ(NewDataAddr(indexSym, 32), base, b) // 2 3 6 7
+	lo, hi = YMM(), YMM()
+	VSHUFPS(Imm(0x88), b, a, lo) // low words, lanes 0 1 2 3 | 4 5 6 7
+	VSHUFPS(Imm(0xdd), b, a, hi)
+	return lo, hi
+}
+
+var indexSym = Symbol{Name: "counterindex", Static: true}
+
+func emitIndex() {
+	GLOBL(indexSym.Name, RODATA|NOPTR)
+	for i, v := range []uint64{0, 1, 4, 5, 2, 3, 6, 7} {
+		DATA(i*8, U64(v))
+	}
+}
+
+// halves broadcasts the low and the high word of a uint64 parameter.
+func halves(name string) (lo, hi vec) {
+	c, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	r, h := GP64(), GP64()
+	MOVQ(c.Addr, r)
+	MOVQ(r, h)
+	SHRQ(Imm(32), h)
+	lo, hi = YMM(), YMM()
+	for _, p := range []struct {
+		r reg.Register
+		y vec
+	}{{r, lo}, {h, hi}} {
+		x := XMM()
+		VMOVQ(p.r, x)
+		VPBROADCASTD(x, p.y)
+	}
+	return lo, hi
+}
+
+// mul32 returns the high and low words of the products of eight words by m.
+func mul32(x vec, m uint32) (hi, lo vec) {
+	k := bitsOf(m)
+	even, odd, t := YMM(), YMM(), YMM()
+	VPMULUDQ(k, x, even)
+	VPSRLQ(Imm(32), x, t)
+	VPMULUDQ(k, t, odd)
+	lo, hi = YMM(), YMM()
+	VPSLLQ(Imm(32), odd, t)
+	VPBLENDD(Imm(0xaa), t, even, lo)
+	VPSRLQ(Imm(32), even, t)
+	VPBLENDD(Imm(0xaa), odd, t, hi)
+	return hi, lo
+}
+
+// genConversions emits dtype conversions of n8 groups of eight.
+func genConversions() {
+	half := func(name, sig, doc, dstStep string, body func(dst, src reg.Register)) {
+		text(name, sig, doc)
+		dst, src, n := ptr("dst"), ptr("src"), ptr("n8")
+		Label("loop")
+		body(dst, src)
+		if dstStep == "wide" {
+			ADDQ(Imm(32), dst)
+			ADDQ(Imm(16), src)
+		} else {
+			ADDQ(Imm(16), dst)
+			ADDQ(Imm(32), src)
+		}
+		DECQ(n)
+		JNZ(LabelRef("loop"))
+		ret()
+	}
+	half("bf16ToF32AVX2", "func(dst *float32, src *byte, n8 int)", "is goBF16ToF32.", "wide", func(dst, src reg.Register) {
+		y := YMM()
+		VPMOVZXWD(Mem{Base: src}, y)
+		VPSLLD(Imm(16), y, y)
+		VMOVDQU(y, Mem{Base: dst})
+	})
+	half("f16ToF32AVX2", "func(dst *float32, src *byte, n8 int)", "is goF16ToF32.", "wide", func(dst, src reg.Register) {
+		y := YMM()
+		VCVTPH2PS(Mem{Base: src}, y)
+		VMOVUPS(y, Mem{Base: dst})
+	})
+	half("f32ToF16AVX2", "func(dst *byte, src *float32, n8 int)", "is goF32ToF16.", "narrow", func(dst, src reg.Register) {
+		y := YMM()
+		VMOVUPS(Mem{Base: src}, y)
+		VCVTPS2PH(Imm(0), y, Mem{Base: dst})
+	})
+	half("f32ToBF16AVX2", "func(dst *byte, src *float32, n8 int)", "is goF32ToBF16.", "narrow", func(dst, src reg.Register) {
+		y, r, q, nan := YMM(), YMM(), YMM(), YMM()
+		VMOVUPS(Mem{Base: src}, y)
+		VCMPPS(Imm(3), y, y, nan)
+		VPSRLD(Imm(16), y, q)
+		VPAND(bitsOf(1), q, r)
+		VPADDD(bitsOf(0x7fff), r, r)
+		VPADDD(y, r, r)
+		VPSRLD(Imm(16), r, r)
+		VPOR(bitsOf(0x40), q, q) // a NaN made quiet
+		VBLENDVPS(nan, q, r, r)
+		VPACKUSDW(r, r, r)
+		VPERMQ(Imm(0x08), r, r)
+		VMOVDQU(r.AsX(), Mem{Base: dst})
+	})
+}
+
+// genStats emits the statistics of n8 groups of eight, lane by lane.
+func genStats() {
+	text("statsAVX2", "func(x *float32, n8 int, out *byte)", "adds to out what goStats adds, lane by lane.")
+	x, n, out := ptr("x"), ptr("n8"), ptr("out")
+	lo, hi := YMM(), YMM()
+	VMOVUPS(bitsOf(0x7f800000), lo)
+	VMOVUPS(bitsOf(0xff800000), hi)
+	s0, s1, q0, q1, nans, bad := zero(), zero(), zero(), zero(), zero(), zero()
+	Label("loop")
+	v, abs, finite := YMM(), YMM(), YMM()
+	VMOVUPS(Mem{Base: x}, v)
+	VANDPS(bitsOf(0x7fffffff), v, abs)
+	VCMPPS(Imm(1), bitsOf(0x7f800000), abs, finite) // |x| < Inf
+	nan := YMM()
+	VCMPPS(Imm(3), v, v, nan)
+	VPSUBD(nan, nans, nans)
+	VPADDD(finite, bad, bad) // finite is -1 in finite lanes
+	t := YMM()
+	VBLENDVPS(finite, v, lo, t)
+	VMINPS(t, lo, lo)
+	VBLENDVPS(finite, v, hi, t)
+	VMAXPS(t, hi, hi)
+	VANDPS(finite, v, v)
+	a, b := widen(v)
+	VADDPD(a, s0, s0)
+	VADDPD(b, s1, s1)
+	VFMADD231PD(a, a, q0)
+	VFMADD231PD(b, b, q1)
+	ADDQ(Imm(32), x)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	for i, y := range []vec{lo, hi, nans, bad, s0, s1, q0, q1} {
+		VMOVUPS(y, Mem{Base: out, Disp: 32 * i})
+	}
+	ret()
+}
+
+// genTranspose emits the transposition of 8 rows of 8·n8 elements.
+func genTranspose() {
+	text("transpose8AVX2", "func(dst *float32, ldd int, src *float32, lds, n8 int)", "transposes 8 rows of 8·n8 elements; strides count elements.")
+	dst, ldd, src, lds, n := ptr("dst"), ptr("ldd"), ptr("src"), ptr("lds"), ptr("n8")
+	SHLQ(Imm(2), ldd)
+	SHLQ(Imm(2), lds)
+	lds3, ldd3, src4, d, d4 := GP64(), GP64(), GP64(), GP64(), GP64()
+	LEAQ(Mem{Base: lds, Index: lds, Scale: 2}, lds3)
+	LEAQ(Mem{Base: ldd, Index: ldd, Scale: 2}, ldd3)
+	LEAQ(Mem{Base: src, Index: lds, Scale: 4}, src4)
+	rowsAt := func(p, p4, ld, ld3 reg.Register) []Mem {
+		var m []Mem
+		for _, base := range []reg.Register{p, p4} {
+			m = append(m, Mem{Base: base}, Mem{Base: base, Index: ld, Scale: 1}, Mem{Base: base, Index: ld, Scale: 2}, Mem{Base: base, Index: ld3, Scale: 1})
+		}
+		return m
+	}
+	Label("loop")
+	from := rowsAt(src, src4, lds, lds3)
+	// Halves of rows i and i+4 in one register, so that the rest stays in lanes.
+	lo, hi := make([]vec, 4), make([]vec, 4)
+	for i := range 4 {
+		lo[i], hi[i] = YMM(), YMM()
+		VMOVUPS(from[i], lo[i].AsX())
+		VINSERTF128(Imm(1), from[i+4], lo[i], lo[i])
+		a, b := from[i], from[i+4]
+		a.Disp, b.Disp = 16, 16
+		VMOVUPS(a, hi[i].AsX())
+		VINSERTF128(Imm(1), b, hi[i], hi[i])
+	}
+	MOVQ(dst, d)
+	LEAQ(Mem{Base: dst, Index: ldd, Scale: 4}, d4)
+	to := rowsAt(d, d4, ldd, ldd3)
+	for h, r := range [][]vec{lo, hi} {
+		a, b, c, e := YMM(), YMM(), YMM(), YMM()
+		VUNPCKLPS(r[1], r[0], a) // r00 r10 r01 r11
+		VUNPCKHPS(r[1], r[0], b) // r02 r12 r03 r13
+		VUNPCKLPS(r[3], r[2], c)
+		VUNPCKHPS(r[3], r[2], e)
+		for i, p := range [][2]vec{{a, c}, {b, e}} {
+			u, v := YMM(), YMM()
+			VUNPCKLPD(p[1], p[0], u)
+			VUNPCKHPD(p[1], p[0], v)
+			VMOVUPS(u, to[h*4+2*i])
+			VMOVUPS(v, to[h*4+2*i+1])
+		}
+	}
+	LEAQ(Mem{Base: dst, Index: ldd, Scale: 8}, dst)
+	ADDQ(Imm(32), src)
+	ADDQ(Imm(32), src4)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	ret()
+}
+
+// genUnpackInt8 emits the widening of k rows of 16 scaled bytes.
+func genUnpackInt8() {
+	text("unpackInt8AVX2", "func(dst *float32, src *int8, scale *float32, k int)", "is goUnpackInt8 for k rows of 16.")
+	dst, src, k, scale := ptr("dst"), ptr("src"), ptr("k"), ptr("scale")
+	s0, s1 := YMM(), YMM()
+	VMOVUPS(Mem{Base: scale}, s0)
+	VMOVUPS(Mem{Base: scale, Disp: 32}, s1)
+	Label("loop")
+	for i, s := range []vec{s0, s1} {
+		y := YMM()
+		VPMOVSXBD(Mem{Base: src, Disp: 8 * i}, y)
+		VCVTDQ2PS(y, y)
+		VMULPS(s, y, y)
+		VMOVUPS(y, Mem{Base: dst, Disp: 32 * i})
+	}
+	ADDQ(Imm(16), src)
+	ADDQ(Imm(64), dst)
+	DECQ(k)
+	JNZ(LabelRef("loop"))
+	ret()
+}
+
+// genFeatures emits a read of CPUID leaf 1.
+func genFeatures() {
+	TEXT("cpuidFeatures", NOSPLIT, "func() uint32")
+	Doc("cpuidFeatures returns ECX of CPUID leaf 1.")
+	MOVL(U32(1), reg.EAX)
+	XORL(reg.ECX, reg.ECX)
+	CPUID()
+	Store(reg.ECX, ReturnIndex(0))
+	RET()
+}

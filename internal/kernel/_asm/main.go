@@ -1,0 +1,38 @@
+// Command _asm generates the amd64 assembly of package kernel with avo:
+//
+//	go run . -out ../asm_amd64.s -stubs ../asm_amd64.go -pkg kernel
+//
+// matmul.go emits the microkernels of matrix products, vector.go everything
+// else, lanes.go the loops and constants that those share. It is a module of its
+// own, so that building kernel needs no avo.
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+)
+
+func main() {
+	ConstraintExpr("amd64,!purego")
+
+	genStrided("stridedF32x6x16", 6, 2, false)
+	genStrided("stridedF64x6x8", 6, 2, true)
+	genPacked(packed{name: "packedF32x8x48", mr: 8, nv: 3})
+	genPacked(packed{name: "packedF32x24x16", mr: 24, nv: 1}) // for narrow C
+	genPacked(packed{name: "packedBF16x14x32", mr: 14, nv: 2, bf16: true})
+
+	genMaps()
+	genActs()
+	genEpilogues()
+	genReductions()
+	genNorms()
+	genAdamW()
+	genPhilox()
+	genConversions()
+	genStats()
+	genTranspose()
+	genUnpackInt8()
+	genFeatures()
+	emitConsts()
+	emitIndex()
+	Generate()
+}
