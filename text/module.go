@@ -46,6 +46,10 @@ var modules struct {
 	byKey map[moduleKey]*module
 }
 
+// inMemory keeps machine code for runtimes without a cache directory, which
+// differ by their memory limit only.
+var inMemory = wazero.NewCompilationCache()
+
 // compiledModule returns the module for key, compiling it at the first call.
 func compiledModule(ctx context.Context, key moduleKey) (*module, error) {
 	modules.Lock()
@@ -57,7 +61,14 @@ func compiledModule(ctx context.Context, key moduleKey) (*module, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := compileCached(ctx, wasm, key)
+	var m *module
+	if key.cacheDir == "" {
+		m, err = compile(ctx, wasm, key.memoryPages, inMemory)
+	} else {
+		sum := sha256.Sum256(moduleGzip)
+		dir := filepath.Join(key.cacheDir, "tokenizers-"+hex.EncodeToString(sum[:6]))
+		m, err = compileCached(ctx, wasm, dir, key.memoryPages)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("compile the tokenizer module: %w", err)
 	}
@@ -82,33 +93,25 @@ func moduleBytes() ([]byte, error) {
 
 // compileCached compiles by way of the cache directory. A directory that
 // cannot be used costs time, never the result.
-func compileCached(ctx context.Context, wasm []byte, key moduleKey) (*module, error) {
-	if key.cacheDir == "" {
-		return compile(ctx, wasm, key.memoryPages, nil)
-	}
-	sum := sha256.Sum256(moduleGzip)
-	dir := filepath.Join(key.cacheDir, "tokenizers-"+hex.EncodeToString(sum[:6]))
+func compileCached(ctx context.Context, wasm []byte, dir string, pages uint32) (*module, error) {
 	if err := dropUnsealed(dir); err != nil {
-		return compile(ctx, wasm, key.memoryPages, nil)
+		return compile(ctx, wasm, pages, inMemory)
 	}
 	cache, err := wazero.NewCompilationCacheWithDir(dir)
 	if err != nil {
-		return compile(ctx, wasm, key.memoryPages, nil)
+		return compile(ctx, wasm, pages, inMemory)
 	}
-	m, err := compile(ctx, wasm, key.memoryPages, cache)
+	m, err := compile(ctx, wasm, pages, cache)
 	if err != nil {
 		// The cache failed or the module did; only the second one matters.
-		return compile(ctx, wasm, key.memoryPages, nil)
+		return compile(ctx, wasm, pages, inMemory)
 	}
 	seal(dir)
 	return m, nil
 }
 
 func compile(ctx context.Context, wasm []byte, pages uint32, cache wazero.CompilationCache) (*module, error) {
-	config := wazero.NewRuntimeConfig().WithMemoryLimitPages(pages)
-	if cache != nil {
-		config = config.WithCompilationCache(cache)
-	}
+	config := wazero.NewRuntimeConfig().WithMemoryLimitPages(pages).WithCompilationCache(cache)
 	r := wazero.NewRuntimeWithConfig(ctx, config)
 	if _, err := wasi_snapshot_preview1.Instantiate(ctx, r); err != nil {
 		return nil, errors.Join(err, r.Close(ctx))
