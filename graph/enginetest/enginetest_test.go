@@ -1,0 +1,72 @@
+package enginetest
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+	"github.com/lsrsurgeon/lsrsurgeon/graph/reference"
+)
+
+// The suite run on the reference itself checks the suite: every case builds,
+// validates and runs.
+func TestSuiteOnReference(t *testing.T) {
+	Run(t, func(testing.TB) graph.Engine { return reference.New() }, Tolerance{Op: 1e-6, Program: 1e-6})
+}
+
+func TestIdenticalOnReference(t *testing.T) {
+	open := func(testing.TB) graph.Engine { return reference.New() }
+	Identical(t, open, open)
+}
+
+// opTypes are the types of package graph that have a method Inputs.
+func opTypes(t *testing.T) map[string]bool {
+	pkgs, err := parser.ParseDir(token.NewFileSet(), "..", func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := map[string]bool{}
+	for _, f := range pkgs["graph"].Files {
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || fn.Recv == nil || fn.Name.Name != "Inputs" {
+				continue
+			}
+			if star, ok := fn.Recv.List[0].Type.(*ast.StarExpr); ok {
+				types[star.X.(*ast.Ident).Name] = true
+			}
+		}
+	}
+	return types
+}
+
+func TestEveryOperationHasACase(t *testing.T) {
+	types := opTypes(t)
+	if len(types) < 30 {
+		t.Fatalf("found only %d operations", len(types))
+	}
+	seen := map[string]bool{}
+	mark := func(s setup) {
+		for _, op := range s.program.Ops {
+			seen[reflect.TypeOf(op).Elem().Name()] = true
+		}
+	}
+	// What a forward case is about is its result; the loss after it counts
+	// only where it is what is tested.
+	for _, c := range forwardCases() {
+		mark(c.forward(variants[0]))
+	}
+	for _, c := range backwardCases() {
+		mark(c.make(variants[0]).finish())
+	}
+	for name := range types {
+		if !seen[name] {
+			t.Errorf("operation %s has no case", name)
+		}
+	}
+}

@@ -1,0 +1,9 @@
+package reference_test
+
+import (
+	"testing"
+
+	"github.com/lsrsurgeon/lsrsurgeon/graph/enginetest"
+)
+
+func TestGradientsAreFiniteDifferences(t *testing.T) { enginetest.FiniteDifferences(t) }
