@@ -1,0 +1,48 @@
+// Package adapter makes, reads and writes adapters: small trainable updates of
+// the linear layers of a frozen model.
+//
+// Nouns. A [Site] is a linear layer that could be adapted, W (in, out) with
+// y = x W. [Targets] say which sites are; [Settings] say how (method, rank,
+// terms, alpha). A [Kind] is a parametrisation of the update ΔW: its tensors,
+// how they start, what they add to y, and ΔW itself. An [Adapter] is the
+// result: one [Module] per adapted site, and the tensors of a trained head.
+//
+// Kinds, with y += scale · x ΔW:
+//
+//	lsr          ΔW = (Σ A1_k ⊗ A2_k)(Σ B1_k ⊗ B2_k)    arXiv 2502.13568
+//	lora         ΔW = A B                                arXiv 2106.09685
+//	krona        ΔW = Σ C_k ⊗ D_k                        arXiv 2212.10650
+//	kadaptation  ΔW = Σ (p_i q_iᵀ) ⊗ (u_i v_iᵀ)          arXiv 2203.16329
+//
+// Start with [New], or with [Load] for a directory: one that this package
+// wrote, or a LoRA or LoKr adapter of the PEFT library. [Adapter.Deltas] gives
+// every ΔW to a merge; a model lowers each module into its program through
+// [Kind.Lower].
+//
+// # Total accounting
+//
+// Nothing is ignored. Every target pattern, exclusion, override and layer
+// number must find a module; every tensor in an adapter file must belong to
+// one; every configuration key must be known. What is left over is an error
+// that names it and near names ([AccountingError]).
+//
+// # Files
+//
+// An adapter is a directory with adapter_config.json and
+// adapter_model.safetensors, float32. Tensor names follow PEFT:
+//
+//	base_model.model.<module>.lsr_A1    (s, a1, r1)
+//	base_model.model.<module>.lsr_A2    (s, a2, r2)
+//	base_model.model.<module>.lsr_B1    (s, r1, b1)
+//	base_model.model.<module>.lsr_B2    (s, r2, b2)
+//	base_model.model.<module>.lora_A.weight    (r, in)
+//	base_model.model.<module>.lora_B.weight    (out, r)
+//	base_model.model.<module>.krona_C    (s, a1, b1)
+//	base_model.model.<module>.krona_D    (s, a2, b2)
+//	base_model.shared.<kind>.kadaptation_p    (t, t), row i is p_i; q alike
+//	base_model.model.<module>.kadaptation_u    (t, in/t), row i is u_i
+//	base_model.model.<module>.kadaptation_v    (t, out/t), row i is v_i
+//	base_model.model.<head tensor>    a trained head, as the checkpoint names it
+//
+// A LoRA adapter written here is an ordinary PEFT adapter.
+package adapter
