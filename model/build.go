@@ -1,0 +1,278 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+)
+
+// Task is what a program computes.
+type Task uint8
+
+// The tasks.
+const (
+	TaskFeatures       Task = iota // hidden states
+	TaskClassification             // one of NumLabels classes per sequence
+	TaskRegression                 // NumLabels numbers per sequence
+	TaskLM                         // the next token
+)
+
+func (t Task) String() string {
+	return [...]string{"features", "classification", "regression", "language modelling"}[t]
+}
+
+// Pool says what a classification head reads of a sequence.
+type Pool uint8
+
+// The ways of pooling. PoolDefault is the family's own: BERT's pooler (the
+// first token through dense + tanh), RoBERTa's first token, a decoder's last
+// token; a BERT checkpoint without pooler falls back to PoolMean.
+const (
+	PoolDefault Pool = iota
+	PoolCLS          // the first token's hidden state, without a pooler
+	PoolMean         // the mean of the tokens' hidden states
+	PoolLast         // the last token's hidden state
+)
+
+// BuildOptions says which program [Model.Build] makes.
+type BuildOptions struct {
+	Task Task
+	// NumLabels is the number of classes or targets; 0 means that of the
+	// adapter's or checkpoint's head, else config.json's (regression: 1).
+	NumLabels int
+	// Adapter holds the modules to put on their sites; nil is the base model.
+	Adapter *adapter.Adapter
+	// Train adds dropout and the loss; Loss adds the loss alone.
+	Train, Loss bool
+	// HiddenDropout and AttentionDropout replace config.json's; HiddenDropout
+	// also replaces the dropout of embeddings and classifier.
+	HiddenDropout, AttentionDropout *float64
+	// FreezeHead keeps the classification head as it is.
+	FreezeHead bool
+	// ResetHead draws the head anew where the checkpoint has one.
+	ResetHead bool
+	// Seed keys the drawing of a head. 0 means the adapter's seed.
+	Seed uint64
+	Pool Pool
+	// LogitsRows says which tokens' logits a TaskLM program without loss
+	// computes: all, the last of each sequence, or Batch.Rows.
+	LogitsRows graph.Pick
+}
+
+// Built is a program and what belongs to it.
+type Built struct {
+	// Program is the forward pass; graph.Differentiate makes it trainable.
+	Program *graph.Program
+	// Hidden are the last hidden states after the final norm: a row per token
+	// for TaskFeatures, else the rows that the head reads.
+	Hidden graph.Value
+	// Pooled is the row per sequence that the head reads, or None.
+	Pooled graph.Value
+	// Logits are the head's outputs, None where only the loss exists (TaskLM).
+	Logits graph.Value
+	// Params are the initial values of the flat parameter buffer.
+	Params []float32
+	// Weights gives the frozen tensors.
+	Weights graph.WeightSource
+	// Head are the classification head's tensors as the program starts with
+	// them, under their names in a checkpoint.
+	Head []adapter.Tensor
+	// HeadTrained tells whether they are among the parameters.
+	HeadTrained bool
+	NumLabels   int
+}
+
+// builder carries the state of one Build.
+type builder struct {
+	m     *Model
+	o     BuildOptions
+	b     *graph.Builder
+	built *Built
+
+	modules map[string]*adapter.Module // by site
+	placed  map[string]bool
+	initial map[string][]float32 // values of parameters by name
+	extra   map[string][]float32 // frozen tensors outside the checkpoint
+	selects map[selection]graph.Value
+
+	hiddenDrop, attnDrop, embedDrop, headDrop float32
+}
+
+type selection struct {
+	x    graph.Value
+	pick graph.Pick
+}
+
+// Build writes the forward program of a task. Adapter modules stand at their
+// sites; the layers above the last attention compute only the rows that the
+// head reads.
+//
+// It fails when the family has no such task, when the adapter has a module that
+// the program does not reach, or when a head's shape contradicts NumLabels.
+func (m *Model) Build(o BuildOptions) (*Built, error) {
+	w := &builder{m: m, o: o, b: graph.NewBuilder(), built: &Built{},
+		placed: map[string]bool{}, initial: map[string][]float32{}, extra: map[string][]float32{}, selects: map[selection]graph.Value{}}
+	w.o.Loss = o.Loss || o.Train
+	if err := w.options(); err != nil {
+		return nil, err
+	}
+	w.built.Program = w.b.P
+	if err := w.forward(); err != nil {
+		return nil, err
+	}
+	if err := w.allPlaced(); err != nil {
+		return nil, err
+	}
+	w.built.Weights = weights{m: m, extra: w.extra}
+	w.built.Params = make([]float32, w.b.P.ParamSize)
+	for _, p := range w.b.P.Params {
+		copy(w.built.Params[p.Offset:p.Offset+p.Size], w.initial[p.Name])
+	}
+	return w.built, nil
+}
+
+// options checks the options and settles the dropout probabilities.
+func (w *builder) options() error {
+	m, o := w.m, &w.o
+	if o.Task == TaskLM && m.layout.LMHead == "" {
+		return fmt.Errorf("%s is not a causal language model: %w", m.config.ModelType, ErrUnsupported)
+	}
+	if o.Task == TaskFeatures && o.Loss {
+		return fmt.Errorf("features have no loss to train on")
+	}
+	if o.Adapter != nil {
+		w.modules = make(map[string]*adapter.Module, len(o.Adapter.Modules))
+		for i := range o.Adapter.Modules {
+			mod := &o.Adapter.Modules[i]
+			w.modules[mod.Site.Module] = mod
+		}
+		if o.Seed == 0 {
+			o.Seed = o.Adapter.Config.Seed
+		}
+	}
+	if !o.Train {
+		return nil
+	}
+	c := &m.config
+	hidden, attn, embed, head := c.HiddenDropout, c.AttentionDropout, c.EmbeddingDropout, c.ClassifierDropout
+	if o.HiddenDropout != nil {
+		hidden = *o.HiddenDropout
+		embed, head = hidden, hidden
+		if m.layout.RMS { // Llama and its relatives drop attention weights alone
+			hidden, embed = 0, 0
+		}
+	}
+	if o.AttentionDropout != nil {
+		attn = *o.AttentionDropout
+	}
+	for _, p := range []float64{hidden, attn, embed, head} {
+		if !(p >= 0 && p < 1) {
+			return fmt.Errorf("dropout %v is not a probability in [0, 1)", p)
+		}
+	}
+	w.hiddenDrop, w.attnDrop, w.embedDrop, w.headDrop = float32(hidden), float32(attn), float32(embed), float32(head)
+	return nil
+}
+
+// forward writes the whole forward pass.
+func (w *builder) forward() error {
+	pool, rows := w.rows()
+	x := w.embed()
+	for i := range w.m.config.Layers {
+		pick := graph.PickAll
+		if i == w.m.config.Layers-1 {
+			pick = rows
+		}
+		var err error
+		if x, err = w.layer(i, x, pick); err != nil {
+			return err
+		}
+	}
+	if w.m.layout.FinalNorm != "" {
+		x = w.norm(w.m.layout.FinalNorm, x)
+	}
+	w.built.Hidden = x
+	switch w.o.Task {
+	case TaskLM:
+		return w.language(x)
+	case TaskFeatures:
+		w.b.Output(x)
+		if w.o.Pool != PoolDefault {
+			w.built.Pooled = w.pool(x, pool, rows)
+			w.b.Output(w.built.Pooled)
+		}
+		return nil
+	}
+	return w.classify(w.pool(x, pool, rows), pool)
+}
+
+// rows settles the pooling and the rows that the last layer computes.
+func (w *builder) rows() (Pool, graph.Pick) {
+	pool := w.o.Pool
+	if pool == PoolDefault && w.m.layout.Pooler != "" {
+		if _, ok := w.m.pooler(); !ok {
+			pool = PoolMean
+		}
+	}
+	switch w.o.Task {
+	case TaskFeatures:
+		return pool, graph.PickAll
+	case TaskLM:
+		if w.o.Loss {
+			return pool, graph.PickRows
+		}
+		return pool, w.o.LogitsRows
+	}
+	p := pool
+	if p == PoolDefault {
+		p = w.m.layout.Pool
+	}
+	switch p {
+	case PoolCLS:
+		return pool, graph.PickFirst
+	case PoolLast:
+		return pool, graph.PickLast
+	}
+	return pool, graph.PickAll
+}
+
+// pool reduces hidden states to a row per sequence.
+func (w *builder) pool(x graph.Value, pool Pool, rows graph.Pick) graph.Value {
+	if pool == PoolDefault {
+		pool = w.m.layout.Pool
+	}
+	if rows != graph.PickAll {
+		return x // the last layer has picked already
+	}
+	switch pool {
+	case PoolCLS:
+		return w.pick("first", x, graph.PickFirst)
+	case PoolLast:
+		return w.pick("last", x, graph.PickLast)
+	}
+	return w.b.MeanPool("pooled", x)
+}
+
+// allPlaced fails when a module of the adapter is not in the program.
+func (w *builder) allPlaced() error {
+	var missing []string
+	for name := range w.modules {
+		if !w.placed[name] {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	sort.Strings(missing)
+	known := slices.ContainsFunc(w.m.sites, func(s adapter.Site) bool { return s.Module == missing[0] })
+	why := "the model has no such linear layer"
+	if known {
+		why = fmt.Sprintf("%s does not compute it or trains it whole", w.o.Task)
+	}
+	return fmt.Errorf("adapter module %s: %s", strings.Join(missing, ", "), why)
+}

@@ -1,0 +1,32 @@
+package model
+
+import (
+	"fmt"
+
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+)
+
+// weights implements graph.WeightSource over the checkpoint and tensors held
+// in memory (a frozen head that the checkpoint lacks).
+type weights struct {
+	m     *Model
+	extra map[string][]float32
+}
+
+// ReadRows implements graph.WeightSource.
+func (s weights) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
+	cols := w.StoredCols()
+	if lo < 0 || hi < lo || hi > w.StoredRows() || len(dst) != (hi-lo)*cols {
+		return fmt.Errorf("model: rows [%d, %d) of %s (%d, %d) into %d floats", lo, hi, w.Name, w.StoredRows(), cols, len(dst))
+	}
+	if data, ok := s.extra[w.Name]; ok {
+		copy(dst, data[lo*cols:hi*cols])
+		return nil
+	}
+	t, ok := s.m.ckpt.Lookup(w.Name)
+	if !ok {
+		return &formats.Error{Path: s.m.ckpt.Path(), Tensor: w.Name, Reason: "missing", Hint: "use the weights that came with the program", Err: formats.ErrNotFound}
+	}
+	return s.m.ckpt.ReadF32(t, int64(lo)*int64(cols), int64(hi)*int64(cols), dst)
+}
