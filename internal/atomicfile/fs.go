@@ -1,63 +1,117 @@
-// Package atomicfile makes outputs that appear whole or not at all.
-//
-// A file or a directory is written under a temporary name beside its final
-// one, flushed to disk, and renamed. A crash at any moment leaves the old
-// state, and a temporary that the next run recognises and removes.
 package atomicfile
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 )
 
-// FS are the operations on files that this package uses. Tests replace it to
-// fail or to stop at any one of them.
+// FS is every change that this package makes to a file system.
 type FS interface {
-	OpenFile(name string, flag int, perm os.FileMode) (Handle, error)
+	// Create makes a file for writing; an existing one is an error.
+	Create(name string, perm os.FileMode) (Handle, error)
 	Mkdir(name string, perm os.FileMode) error
+	// Rename replaces an existing file.
 	Rename(from, to string) error
-	// Exchange swaps two paths in one step, or fails with
-	// errors.ErrUnsupported where the system cannot.
+	// RenameNew fails with an error wrapping fs.ErrExist when to exists.
+	RenameNew(from, to string) error
+	// Exchange swaps two names in one step, or fails with an error wrapping
+	// errors.ErrUnsupported and changes nothing.
 	Exchange(a, b string) error
+	Remove(name string) error
 	RemoveAll(name string) error
-	SyncDir(name string) error
+	// SyncPath brings a closed file or a directory to disk.
+	SyncPath(name string) error
 }
 
-// Handle is an open file.
+// Handle is a file open for writing.
 type Handle interface {
 	io.Writer
 	io.WriterAt
-	io.Closer
+	// CopyAt copies n bytes of src from offset from to offset to of the
+	// file, inside the kernel where it can: without passing through this process, and
+	// sharing the blocks on file systems that do. Several goroutines may call it.
+	CopyAt(src *os.File, from, to, n int64) error
 	Truncate(size int64) error
-	Sync() error
 	Chmod(mode os.FileMode) error
-	Fd() uintptr
+	// StartSync asks for the range to be written to disk without waiting for it.
+	StartSync(off, n int64)
+	Sync() error
+	Close() error
 	Name() string
 }
 
-// OS is the real file system.
+// OS is the operating system's file system.
 var OS FS = osFS{}
 
 type osFS struct{}
 
-func (osFS) OpenFile(name string, flag int, perm os.FileMode) (Handle, error) {
-	return os.OpenFile(name, flag, perm)
+func (osFS) Create(name string, perm os.FileMode) (Handle, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &handle{f}, nil
 }
+
 func (osFS) Mkdir(name string, perm os.FileMode) error { return os.Mkdir(name, perm) }
 func (osFS) Rename(from, to string) error              { return os.Rename(from, to) }
-func (osFS) RemoveAll(name string) error               { return os.RemoveAll(name) }
+func (osFS) RenameNew(from, to string) error           { return renameNew(from, to) }
 func (osFS) Exchange(a, b string) error                { return exchange(a, b) }
+func (osFS) Remove(name string) error                  { return os.Remove(name) }
+func (osFS) RemoveAll(name string) error               { return os.RemoveAll(name) }
 
-// SyncDir flushes a directory's entries. File systems that cannot (some
-// network ones) say EINVAL or ENOTSUP, which is not a failure.
-func (osFS) SyncDir(name string) error {
-	d, err := os.Open(name)
-	if err != nil {
+// SyncPath tolerates file systems without fsync.
+func (osFS) SyncPath(name string) error {
+	f, err := openForSync(name)
+	if err != nil || f == nil {
 		return err
 	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !unsupportedSync(err) {
+	defer f.Close()
+	return tolerate(f.Sync())
+}
+
+type handle struct{ *os.File }
+
+func (h *handle) Sync() error            { return tolerate(h.File.Sync()) }
+func (h *handle) StartSync(off, n int64) { startSync(h.File, off, n) }
+
+func (h *handle) CopyAt(src *os.File, from, to, n int64) error {
+	done, err := copyRange(h.File, src, from, to, n)
+	if err != nil || done == n {
 		return err
+	}
+	return copyBytes(h.File, src, from+done, to+done, n-done)
+}
+
+// copyBytes is the portable way, through a buffer.
+func copyBytes(dst io.WriterAt, src io.ReaderAt, from, to, n int64) error {
+	buf := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		b := buf[:min(n, int64(len(buf)))]
+		if _, err := src.ReadAt(b, from); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		if _, err := dst.WriteAt(b, to); err != nil {
+			return err
+		}
+		from, to, n = from+int64(len(b)), to+int64(len(b)), n-int64(len(b))
 	}
 	return nil
+}
+
+// renameIfAbsent is RenameNew for systems without such a call. Between the
+// check and the renaming another process may make to; a directory is not lost
+// even then, since renaming onto one that is not empty fails.
+func renameIfAbsent(from, to string) error {
+	if _, err := os.Lstat(to); err == nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: fs.ErrExist}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Rename(from, to)
 }

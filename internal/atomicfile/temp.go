@@ -1,0 +1,90 @@
+package atomicfile
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+const (
+	marker    = ".lsrsurgeon-"
+	oldSuffix = ".old"
+)
+
+// host tells processes of this host and process namespace from others that
+// may share the directory, whose pids say nothing here.
+var host = sync.OnceValue(func() string {
+	name, _ := os.Hostname()
+	ns, _ := os.Readlink("/proc/self/ns/pid")
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s\x00%s", name, ns)
+	return fmt.Sprintf("%08x", h.Sum32())
+})
+
+func tempName(final string) string {
+	var r [6]byte
+	rand.Read(r[:])
+	dir, base := filepath.Split(final)
+	return filepath.Join(dir, "."+base+marker+strconv.Itoa(os.Getpid())+"-"+host()+hex.EncodeToString(r[:]))
+}
+
+// IsTemp reports whether name (without directories) is one that this package
+// gives to what is not yet, or no longer, whole.
+func IsTemp(name string) bool {
+	i := strings.LastIndex(name, marker)
+	if i < 1 || name[0] != '.' {
+		return false
+	}
+	pid, rest, ok := strings.Cut(name[i+len(marker):], "-")
+	rest = strings.TrimSuffix(rest, oldSuffix)
+	_, err := strconv.Atoi(pid)
+	_, hexErr := hex.DecodeString(rest)
+	return ok && err == nil && hexErr == nil && len(rest) == 20
+}
+
+// dead reports whether name is a temporary of final's base that a process of this
+// host left behind.
+func dead(name, base string) bool {
+	rest, ok := strings.CutPrefix(name, "."+base+marker)
+	if !ok || !IsTemp(name) {
+		return false
+	}
+	pid, rest, _ := strings.Cut(rest, "-")
+	n, err := strconv.Atoi(pid)
+	return err == nil && n != os.Getpid() && strings.HasPrefix(rest, host()) && !alive(n)
+}
+
+// Sweep removes the temporaries of final that dead processes left. An old
+// directory that was renamed away and never replaced gets its name back. Failures
+// do not matter: the next writer tries again.
+func Sweep(fsys FS, final string) {
+	dir, base := filepath.Split(final)
+	if dir == "" {
+		dir = "."
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if !dead(e.Name(), base) {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if strings.HasSuffix(e.Name(), oldSuffix) {
+			if _, err := os.Lstat(final); errors.Is(err, fs.ErrNotExist) {
+				_ = fsys.RenameNew(path, final)
+				continue
+			}
+		}
+		_ = fsys.RemoveAll(path)
+	}
+}
