@@ -1,0 +1,109 @@
+package cpu
+
+import (
+	"fmt"
+
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+)
+
+// scratch returns the floats of working memory that the operations of the
+// program need at most for batches up to d: shared by all workers, and for
+// each.
+func (x *executable) scratch(d graph.Dims) (shared, work int) {
+	widest := jobElems
+	for i := range x.p.Values {
+		widest = max(widest, x.p.Values[i].Cols)
+	}
+	work = tmps * ((widest + 15) &^ 15)
+	cells := func(v graph.Value) int {
+		if v == graph.None {
+			return 0
+		}
+		in := x.p.Info(v)
+		return in.Rows.Count(d) * in.Cols
+	}
+	for _, op := range x.p.Ops {
+		switch o := op.(type) {
+		case *graph.Attention:
+			work = max(work, forwardScratch(d))
+		case *graph.AttentionGrad:
+			work = max(work, backwardScratch(d))
+		case *graph.LMLoss:
+			rows := min(x.p.Info(o.X).Rows.Count(d), lmRows(x.p.Weight(o.W).Out))
+			shared = max(shared, rows*x.p.Weight(o.W).Out)
+		case *graph.KronSum:
+			shared = max(shared, cells(o.F1)+cells(o.F2)+cells(o.Y))
+		case *graph.KronSumGrad:
+			shared = max(shared, 2*cells(o.F1)+2*cells(o.F2)+cells(o.DY))
+		case *graph.KronApply:
+			shared = max(shared, cells(o.F1)+cells(o.F2))
+		case *graph.KronApplyGrad:
+			shared = max(shared, 2*cells(o.F1)+2*cells(o.F2))
+		case *graph.ColNorm:
+			r := x.p.Info(o.A).Cols
+			shared = max(shared, cells(o.A)+cells(o.B)+r*r)
+		}
+	}
+	return shared, work
+}
+
+// fits returns an error if the program with batches up to d needs more than
+// limit bytes.
+func (x *executable) fits(d graph.Dims, limit int64) error {
+	fixed := x.estimateWeights()
+	need := func(d graph.Dims, plan *graph.Plan) int64 {
+		shared, work := x.scratch(d)
+		return fixed + plan.PeakBytes + 4*int64(shared+x.pool.Threads()*work)
+	}
+	total := need(d, graph.NewPlan(x.p, d))
+	if total <= limit {
+		return nil
+	}
+	shared, work := x.scratch(d)
+	rest := limit - fixed - 4*int64(shared+x.pool.Threads()*work)
+	fit, plan, ok := graph.FitBatch(x.p, d, rest)
+	if !ok {
+		return fmt.Errorf("cpu: %s are needed for %d tokens and the limit is %s; one sequence already takes %s, of which frozen weights %s: raise the limit, shorten the sequences or hold the base as int8",
+			size(total), d.T, size(limit), size(need(fit, plan)), size(fixed))
+	}
+	return fmt.Errorf("cpu: %s are needed for %d tokens in %d sequences and the limit is %s; %d tokens in %d sequences would fit", size(total), d.T, d.S, size(limit), fit.T, fit.S)
+}
+
+// estimateWeights is weightBytes before anything is loaded, without the
+// padding of packed matrices.
+func (x *executable) estimateWeights() int64 {
+	var n int64
+	for id, need := range weightUses(x.p) {
+		if id == 0 {
+			continue
+		}
+		w := x.p.Weight(graph.WeightID(id))
+		cells := int64(w.In) * int64(w.Out)
+		for u := range numUses {
+			if !need[u] {
+				continue
+			}
+			switch {
+			case u == vector:
+				n += 4 * cells
+			case u == squares:
+				n += 8 * int64(w.Out)
+			case x.e.opt.BaseDType == "f32":
+				n += 4 * cells
+			case x.e.opt.BaseDType == "int8" && u != gathered:
+				n += cells
+			default:
+				n += 2 * cells
+			}
+		}
+	}
+	return n
+}
+
+// size formats bytes for messages.
+func size(n int64) string {
+	if n >= 1<<30 {
+		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+}

@@ -1,0 +1,289 @@
+package cpu
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
+)
+
+// use is a way in which a program needs a frozen tensor.
+type use uint8
+
+const (
+	forward  use = iota // packed W for y = x W
+	backward            // packed Wᵀ for dx = dy Wᵀ
+	gathered            // rows to look up
+	vector              // bias or norm scale
+	squares             // Σ of squares per column, for ColNorm
+	numUses
+)
+
+// weightKey identifies a stored weight among the executables of an engine.
+type weightKey struct {
+	source     graph.WeightSource
+	name       string
+	in, out    int
+	transposed bool
+	use        use
+	kernels    string // packed layouts differ between kernels
+}
+
+// storedWeight is one frozen tensor in one form; only the fields of its form
+// are set.
+type storedWeight struct {
+	packed  *kernel.PackedB
+	f32     []float32 // rows or vector
+	half    []byte    // rows as bf16
+	squares []float64
+	users   int // executables that hold it
+	key     weightKey
+	cached  bool
+}
+
+func (s *storedWeight) bytes() int64 {
+	n := int64(4*len(s.f32) + len(s.half) + 8*len(s.squares))
+	if s.packed != nil {
+		n += s.packed.Bytes()
+	}
+	return n
+}
+
+func (s *storedWeight) free() {
+	if s.packed != nil {
+		s.packed.Free()
+	}
+	kernel.Free(s.f32)
+	*s = storedWeight{}
+}
+
+// weightUses returns, per weight of p, the forms that its operations need.
+func weightUses(p *graph.Program) []([numUses]bool) {
+	need := make([]([numUses]bool), len(p.Weights)+1)
+	for _, op := range p.Ops {
+		switch o := op.(type) {
+		case *graph.Embed:
+			for _, t := range o.Tables {
+				need[t][gathered] = true
+			}
+		case *graph.Linear:
+			need[o.W][forward], need[o.Bias][vector] = true, true
+		case *graph.LinearGrad:
+			need[o.W][backward] = true
+		case *graph.Norm:
+			need[o.Gamma][vector], need[o.Beta][vector] = true, true
+		case *graph.NormGrad:
+			need[o.Gamma][vector] = true
+		case *graph.ColNorm:
+			need[o.W][forward], need[o.W][squares] = true, true
+		case *graph.LMLoss:
+			need[o.W][forward], need[o.Bias][vector] = true, true
+			if o.DX != graph.None {
+				need[o.W][backward] = true
+			}
+		}
+	}
+	need[graph.NoWeight] = [numUses]bool{}
+	return need
+}
+
+// loadWeights brings the weights of the program into memory in the forms that
+// are needed. A tensor is read once for all its forms.
+func (x *executable) loadWeights() error {
+	need := weightUses(x.p)
+	x.weights = make([][numUses]*storedWeight, len(need))
+	for id := range need {
+		if need[id] == ([numUses]bool{}) {
+			continue
+		}
+		if err := x.loadWeight(graph.WeightID(id), need[id]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *executable) loadWeight(id graph.WeightID, need [numUses]bool) error {
+	w := x.p.Weight(id)
+	e := x.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	missing := false
+	for u := range numUses {
+		if !need[u] {
+			continue
+		}
+		if s := e.cache[x.weightKey(w, u)]; s != nil && cacheable(x.source) {
+			s.users++
+			x.weights[id][u] = s
+		} else {
+			missing = true
+		}
+	}
+	if !missing {
+		return nil
+	}
+	image := kernel.Alloc(w.In * w.Out)
+	if err := x.readWeight(w, image); err != nil {
+		kernel.Free(image)
+		return err
+	}
+	kept := false
+	for u := range numUses {
+		if !need[u] || x.weights[id][u] != nil {
+			continue
+		}
+		s := x.store(w, u, image)
+		kept = kept || len(s.f32) > 0 && len(image) > 0 && &s.f32[0] == &image[0]
+		s.users, s.key = 1, x.weightKey(w, u)
+		x.weights[id][u] = s
+		if s.cached = cacheable(x.source); s.cached {
+			e.cache[s.key] = s
+		}
+	}
+	if !kept {
+		kernel.Free(image)
+	}
+	return nil
+}
+
+// store makes one form of w from its image, stored rows in sequence. A float32
+// table keeps the image itself.
+func (x *executable) store(w *graph.Weight, u use, image []float32) *storedWeight {
+	s := &storedWeight{}
+	switch u {
+	case forward:
+		s.packed = x.pack(w.In, w.Out, image, w.StoredCols(), w.Transposed)
+	case backward:
+		s.packed = x.pack(w.Out, w.In, image, w.StoredCols(), !w.Transposed)
+	case squares:
+		s.squares = columnSquares(w, image)
+	case vector:
+		s.f32 = kernel.Alloc(len(image))
+		copy(s.f32, image)
+	case gathered:
+		if w.Transposed {
+			t := kernel.Alloc(len(image))
+			kernel.Transpose(t, w.Out, image, w.In, w.Out, w.In)
+			image = t
+		}
+		s.f32 = image
+		if x.e.opt.BaseDType != "f32" {
+			s.half = make([]byte, 2*len(image))
+			kernel.F32ToBF16(s.half, image)
+			s.f32 = nil
+			if w.Transposed {
+				kernel.Free(image)
+			}
+		}
+	}
+	return s
+}
+
+func (x *executable) weightKey(w *graph.Weight, u use) weightKey {
+	k := weightKey{name: w.Name, in: w.In, out: w.Out, transposed: w.Transposed, use: u, kernels: kernel.Selected()}
+	if cacheable(x.source) {
+		k.source = x.source
+	}
+	return k
+}
+
+// cacheable reports whether a source can be told from another.
+func cacheable(w graph.WeightSource) bool {
+	return w != nil && reflect.TypeOf(w).Comparable()
+}
+
+// readWeight fills image with all stored rows of w, read by all threads.
+func (x *executable) readWeight(w *graph.Weight, image []float32) error {
+	rows, cols := w.StoredRows(), w.StoredCols()
+	per := max(1, readElems/max(cols, 1))
+	jobs := (rows + per - 1) / per
+	errs := make([]error, jobs)
+	x.pool.Run(jobs, func(_, j int) {
+		lo, hi := j*per, min((j+1)*per, rows)
+		errs[j] = x.source.ReadRows(w, lo, hi, image[lo*cols:hi*cols])
+	})
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cpu: weight %s: %w", w.Name, err)
+	}
+	return nil
+}
+
+// readElems is how much of a weight one call of ReadRows asks for: 4 MiB.
+const readElems = 1 << 20
+
+// pack packs a matrix (k, n), or (n, k) if transposed, as the engine's base
+// dtype.
+func (x *executable) pack(k, n int, image []float32, ld int, transposed bool) *kernel.PackedB {
+	row := func(dst []float32, i int) { copy(dst, image[i*ld:][:len(dst)]) }
+	switch x.e.opt.BaseDType {
+	case "bf16":
+		return kernel.PackBBF16(x.pool, k, n, transposed, row)
+	case "int8":
+		return kernel.PackBInt8(x.pool, k, n, transposed, row)
+	}
+	return kernel.PackB(x.pool, k, n, image, ld, transposed)
+}
+
+// columnSquares returns Σ_i W[i, j]² for every column j of the logical W.
+func columnSquares(w *graph.Weight, image []float32) []float64 {
+	s := make([]float64, w.Out)
+	if w.Transposed {
+		for j := range s {
+			s[j] = kernel.SumSquares(image[j*w.In:][:w.In])
+		}
+		return s
+	}
+	for i := range w.In {
+		for j, v := range image[i*w.Out:][:w.Out] {
+			s[j] += float64(v) * float64(v)
+		}
+	}
+	return s
+}
+
+// releaseWeights gives back what no other executable holds.
+func (x *executable) releaseWeights() {
+	x.e.mu.Lock()
+	defer x.e.mu.Unlock()
+	for i := range x.weights {
+		for u, s := range x.weights[i] {
+			if s == nil {
+				continue
+			}
+			x.weights[i][u] = nil
+			if s.users--; s.users > 0 {
+				continue
+			}
+			if s.cached {
+				delete(x.e.cache, s.key)
+			}
+			s.free()
+		}
+	}
+}
+
+// weightBytes is the memory of all weights that x holds.
+func (x *executable) weightBytes() int64 {
+	var n int64
+	for i := range x.weights {
+		for _, s := range x.weights[i] {
+			if s != nil {
+				n += s.bytes()
+			}
+		}
+	}
+	return n
+}
+
+// vectorOf returns a bias or norm scale; nil for NoWeight.
+func (x *executable) vectorOf(w graph.WeightID) []float32 {
+	if w == graph.NoWeight {
+		return nil
+	}
+	return x.weights[w][vector].f32
+}
+
+func (x *executable) packedOf(w graph.WeightID, u use) *kernel.PackedB { return x.weights[w][u].packed }
