@@ -1,0 +1,178 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+	"github.com/lsrsurgeon/lsrsurgeon/task"
+)
+
+// ErrInterrupted is wrapped by the error of a run whose context was cancelled:
+// the state is saved, and the run can be resumed.
+var ErrInterrupted = errors.New("interrupted")
+
+// ErrDiverged is wrapped by the error of a run whose loss or gradient is not a
+// finite number.
+var ErrDiverged = errors.New("training diverged")
+
+// Trainer is a planned job.
+type Trainer struct {
+	job    Job
+	o      Options
+	steps  int // in all
+	warmup int
+	dims   task.Dims // of the largest batch of the first epoch
+	first  *task.Plan
+}
+
+// New plans a job: it completes and checks the options and adds the backward
+// pass to the training program, which then belongs to the trainer. Nothing is
+// loaded or written.
+func New(j Job, o Options) (*Trainer, error) {
+	t := &Trainer{job: j, o: o}
+	if j.Data == nil || j.Train.Program == nil {
+		return nil, errors.New("train: a job needs a program and data")
+	}
+	if j.EvalData != nil && j.Eval.Program == nil {
+		return nil, errors.New("train: evaluation data need a program to evaluate")
+	}
+	if err := t.o.check(&t.job); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	plan, err := j.Data.Plan(0, t.o.Batch)
+	if err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	t.first, t.dims, t.steps = plan, plan.Max(j.Data), t.o.Steps
+	for epoch := range t.o.Epochs {
+		n := plan.Steps()
+		if t.o.Batch.Tokens > 0 && epoch > 0 { // else every epoch has as many
+			if plan, err = j.Data.Plan(epoch, t.o.Batch); err != nil {
+				return nil, fmt.Errorf("train: %w", err)
+			}
+			n = plan.Steps()
+		}
+		t.steps += n
+	}
+	t.warmup = WarmupSteps(t.o.Warmup, t.steps)
+	if err := graph.Differentiate(j.Train.Program); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	if len(j.Train.Params) != j.Train.Program.ParamSize {
+		return nil, fmt.Errorf("train: %d initial values for %d parameters", len(j.Train.Params), j.Train.Program.ParamSize)
+	}
+	if j.EvalData != nil {
+		if err := copyParams(j.Eval.Program, make([]float32, j.Eval.Program.ParamSize), j.Train.Program, j.Train.Params); err != nil {
+			return nil, fmt.Errorf("train: %w", err)
+		}
+	}
+	return t, nil
+}
+
+// Estimate is what a job will take.
+type Estimate struct {
+	Parameters     int     // trainable
+	Frozen         int64   // values of the frozen tensors
+	Steps          int     // optimizer steps
+	WarmupSteps    int     // of them
+	StepsPerEpoch  int     // of the first epoch
+	Sequences      int     // of the training data
+	Tokens         int     // of the training data
+	LargestBatch   int     // tokens
+	PlanBytes      int64   // activations, parameters, gradients and moments
+	FrozenBytes    int64   // frozen tensors as float32, once for each direction used
+	EvalPlanBytes  int64   // activations and parameters of the evaluation
+	EvalFrozenByte int64   // frozen tensors of the evaluation
+	Truncated      int     // training texts cut off at the maximal length
+	Dropped        int     // training sequences without loss
+	LabelsPerStep  float64 // labels that carry loss, on average
+}
+
+// PeakBytes is the device memory for training and evaluation together, without
+// the engine's scratch.
+func (e Estimate) PeakBytes() int64 {
+	return e.PlanBytes + e.FrozenBytes + e.EvalPlanBytes + e.EvalFrozenByte
+}
+
+// Estimate returns what the job will take. It costs no device time.
+func (t *Trainer) Estimate() Estimate {
+	d := t.job.Data
+	e := Estimate{
+		Parameters: t.job.Train.Program.ParamSize, Steps: t.steps, WarmupSteps: t.warmup, StepsPerEpoch: t.first.Steps(),
+		Sequences: d.Len(), Tokens: d.Tokens(), LargestBatch: t.dims.Tokens, Truncated: d.Truncated(), Dropped: d.Dropped(),
+		PlanBytes:     graph.NewPlan(t.job.Train.Program, maxDims(t.dims)).PeakBytes,
+		LabelsPerStep: float64(d.Labels()) / float64(t.first.Steps()),
+	}
+	e.Frozen, e.FrozenBytes = frozen(t.job.Train.Program)
+	if t.job.EvalData != nil {
+		if p, err := t.job.EvalData.Plan(0, t.o.EvalBatch); err == nil {
+			e.EvalPlanBytes = graph.NewPlan(t.job.Eval.Program, maxDims(p.Max(t.job.EvalData))).PeakBytes
+			_, e.EvalFrozenByte = frozen(t.job.Eval.Program)
+		}
+	}
+	return e
+}
+
+// frozen counts the values of the frozen tensors and the bytes of their packed
+// copies.
+func frozen(p *graph.Program) (values, bytes int64) {
+	for i := range p.Weights {
+		w := &p.Weights[i]
+		n := int64(w.In) * int64(w.Out)
+		copies := int64(0)
+		for _, used := range []bool{w.Forward, w.Backward, w.Gathered} {
+			if used {
+				copies++
+			}
+		}
+		values += n
+		bytes += 4 * n * max(copies, 1)
+	}
+	return values, bytes
+}
+
+// Result is what a run came to.
+type Result struct {
+	Steps    int
+	BestStep int           // the step of the parameters that were kept
+	Metrics  []task.Metric // of them; nil without evaluation
+	// Complete says that the directory held the finished run already.
+	Complete bool
+	Seconds  float64
+}
+
+func joined(names []string) string { return strings.Join(names, ", ") }
+
+// Run trains, and leaves the run's directory behind.
+//
+// When ctx is cancelled the step at hand is finished, the state saved, and
+// ErrInterrupted returned. A loss or gradient that is not finite is an error
+// that wraps ErrDiverged and names the step; the last state saved before it is
+// kept.
+func (t *Trainer) Run(ctx context.Context) (*Result, error) {
+	r := &run{Trainer: t, start: t.o.Now(), config: t.config()}
+	done, err := r.open()
+	if err != nil || done != nil {
+		return done, err
+	}
+	defer r.close()
+	if err := r.compile(); err != nil {
+		return nil, err
+	}
+	t.o.Event(Event{Type: EventStart, Step: r.s.Step, Steps: t.steps, Epoch: r.s.Epoch, Resumed: r.s.Step > 0})
+	r.began, r.beganAt = t.o.Now(), r.s.Step
+	r.lastSave = r.began
+	if err := r.loop(ctx); err != nil {
+		return nil, err
+	}
+	return r.finish()
+}
+
+// elapsed is the time spent on the run, before a resumption too.
+func (r *run) elapsed() time.Duration {
+	return time.Duration(r.s.Seconds*float64(time.Second)) + r.o.Now().Sub(r.start)
+}
