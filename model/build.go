@@ -127,7 +127,10 @@ func (m *Model) Build(o BuildOptions) (*Built, error) {
 	if err := w.allPlaced(); err != nil {
 		return nil, err
 	}
-	w.built.Weights = weights{m: m, extra: w.extra}
+	w.built.Weights = m.source
+	if len(w.extra) > 0 {
+		w.built.Weights = &weights{m: m, extra: w.extra}
+	}
 	w.built.Params = make([]float32, w.b.P.ParamSize)
 	for _, p := range w.b.P.Params {
 		copy(w.built.Params[p.Offset:p.Offset+p.Size], w.initial[p.Name])

@@ -24,6 +24,8 @@ type Model struct {
 	// used holds the checkpoint's names of all tensors that a program may
 	// read.
 	used map[string]bool
+	// source is one value, so that engines see that programs share weights.
+	source *weights
 }
 
 // Open reads config.json beside the checkpoint's tensors and checks that every
@@ -50,6 +52,7 @@ func open(c *formats.Checkpoint, s *settings) (*Model, error) {
 		return nil, s.err
 	}
 	m := &Model{ckpt: c, family: f, config: f.configure(s), used: map[string]bool{}}
+	m.source = &weights{m: m}
 	if s.err != nil {
 		return nil, s.err
 	}
@@ -353,4 +356,4 @@ func (m *Model) CheckAccounting() error {
 
 // Weights reads the program's frozen tensors from the checkpoint, converted to
 // float32. Programs whose head is not in the checkpoint need [Built.Weights].
-func (m *Model) Weights() graph.WeightSource { return weights{m: m} }
+func (m *Model) Weights() graph.WeightSource { return m.source }

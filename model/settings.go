@@ -2,7 +2,9 @@ package model
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -25,8 +27,11 @@ type settings struct {
 func readSettings(dir string) (*settings, error) {
 	path := filepath.Join(dir, "config.json")
 	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &formats.Error{Path: path, Reason: "there is no configuration beside the model's tensors", Hint: "a model directory holds config.json; copy it there", Err: formats.ErrNotFound}
+	}
 	if err != nil {
-		return nil, &formats.Error{Path: path, Reason: "cannot read the model's configuration", Hint: "a model directory holds config.json beside its weights", Err: err}
+		return nil, &formats.Error{Path: path, Reason: err.Error(), Hint: "check the file and its permissions", Err: err}
 	}
 	return parseSettings(path, data)
 }

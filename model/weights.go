@@ -15,7 +15,7 @@ type weights struct {
 }
 
 // ReadRows implements graph.WeightSource.
-func (s weights) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
+func (s *weights) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 	cols := w.StoredCols()
 	if lo < 0 || hi < lo || hi > w.StoredRows() || len(dst) != (hi-lo)*cols {
 		return fmt.Errorf("model: rows [%d, %d) of %s (%d, %d) into %d floats", lo, hi, w.Name, w.StoredRows(), cols, len(dst))
