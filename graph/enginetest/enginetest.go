@@ -236,7 +236,7 @@ func near(got []float32, want []float64, tol float64) error {
 func Identical(t *testing.T, opens ...Open) {
 	for _, pr := range programs() {
 		t.Run(pr.name, func(t *testing.T) {
-			s := pr.setup(t)
+			s := pr.setup(t, graph.DiffOptions{})
 			var first []float32
 			for i, open := range opens {
 				all := trace(t, open(t), s)
@@ -285,70 +285,4 @@ func trace(t testing.TB, e graph.Engine, s setup) []float32 {
 		all = append(append(all, buf...), float32(norm))
 	}
 	return all
-}
-
-// FiniteDifferences checks every forward case and program: the gradients that
-// Differentiate and the reference compute against central differences of the
-// reference's loss, with every degree of recomputation.
-func FiniteDifferences(t *testing.T) {
-	for _, c := range forwardCases() {
-		if len(c.lens) > 0 && c.lens[0] > 60 {
-			continue // the short batches of the same operation say the same, in less time
-		}
-		for _, v := range variants {
-			for _, r := range []graph.Recompute{graph.RecomputeRows, graph.RecomputeActs, graph.RecomputeNone} {
-				t.Run(fmt.Sprint(c.name, v.suffix, "/", r), func(t *testing.T) {
-					differences(t, c.training(t, v, graph.DiffOptions{Recompute: r}), 1)
-				})
-			}
-		}
-	}
-	for _, pr := range programs() {
-		t.Run(pr.name, func(t *testing.T) { differences(t, pr.setup(t), 7) })
-	}
-}
-
-// differences compares every stride-th gradient.
-func differences(t *testing.T, s setup, stride int) {
-	x, err := reference.New().Load(s.program, s.weights)
-	if err != nil {
-		t.Fatalf("%v\n%v", err, s.program)
-	}
-	params := make([]float64, len(s.params))
-	for i, p := range s.params {
-		params[i] = float64(p)
-	}
-	loss := func() float64 {
-		x.SetParamsFloat64(params)
-		if err := x.Run(context.Background(), s.batches[0]); err != nil {
-			t.Fatal(err)
-		}
-		return x.Float64(s.program.Loss)[0]
-	}
-	loss()
-	grads := x.GradsFloat64()
-	constant := map[string]bool{}
-	for _, n := range s.program.Untrained() {
-		constant[n] = true
-	}
-	largest := 0.0
-	for _, g := range grads {
-		largest = max(largest, math.Abs(g))
-	}
-	const h = 1e-5
-	for _, par := range s.program.Params {
-		for i := par.Offset; i < par.Offset+par.Size && !constant[par.Name]; i += stride {
-			was := params[i]
-			params[i] = was + h
-			up := loss()
-			params[i] = was - h
-			down := loss()
-			params[i] = was
-			// The difference is off by h² of the third derivative and by
-			// rounding of the loss over h, both below 1e-8 of the losses here.
-			if want := (up - down) / (2 * h); !(math.Abs(grads[i]-want) <= 1e-6*(largest+math.Abs(up))) {
-				t.Fatalf("gradient %d of %s is %v, the difference quotient %v\n%v", i-par.Offset, par.Name, grads[i], want, s.program)
-			}
-		}
-	}
 }

@@ -34,10 +34,10 @@ func programs() []program {
 // setup builds and differentiates the program. The second batch is larger
 // than the first, for which the program is compiled; the third has only one
 // token.
-func (pr program) setup(t testing.TB) setup {
+func (pr program) setup(t testing.TB, o graph.DiffOptions) setup {
 	m := newMaker(pr.name, []int{9, 1, 14, 6}, -1)
 	pr.build(m)
-	if err := graph.Differentiate(m.P); err != nil {
+	if err := graph.DifferentiateWith(m.P, o); err != nil {
 		t.Fatal(err)
 	}
 	s := setup{program: m.P, weights: m.data, params: m.params()}

@@ -23,7 +23,7 @@ func stepOptions(t int) graph.AdamW {
 // compareTraining runs several micro-batches per step on both engines, and
 // compares losses, summed gradients, norms, moments and parameters.
 func compareTraining(t *testing.T, e graph.Engine, pr program, tol float64) {
-	s := pr.setup(t)
+	s := pr.setup(t, graph.DiffOptions{})
 	p := compile(t, e, s, s.batches[0].Dims())
 	for step := 1; step <= 3; step++ {
 		for _, b := range s.batches {
@@ -79,7 +79,7 @@ func float64s(x []float32) []float64 {
 // contract checks what Executable promises beside numbers.
 func contract(t *testing.T, e graph.Engine) {
 	pr := programs()[0]
-	s := pr.setup(t)
+	s := pr.setup(t, graph.DiffOptions{})
 	x, err := e.Compile(s.program, s.weights, s.batches[0].Dims())
 	if err != nil {
 		t.Fatal(err)

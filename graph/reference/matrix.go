@@ -35,9 +35,9 @@ func (m matrix) t(trans bool) matrix {
 func (m matrix) times(n matrix) matrix {
 	y := newMatrix(m.rows, n.cols)
 	for i := range m.rows {
-		for k := range m.cols {
-			for j := range n.cols {
-				y.add(i, j, m.at(i, k)*n.at(k, j))
+		for k, a := range m.row(i) {
+			for j, b := range n.row(k) {
+				y.add(i, j, a*b)
 			}
 		}
 	}
