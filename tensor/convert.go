@@ -140,10 +140,13 @@ func EncodeF64(dst []byte, src []float64, d DType) error {
 		for i, x := range src {
 			binary.LittleEndian.PutUint64(dst[8*i:], math.Float64bits(x))
 		}
-	case BF16, F16:
-		f := formats[d]
+	case BF16:
 		for i, x := range src {
-			binary.LittleEndian.PutUint16(dst[2*i:], f.encode(x))
+			binary.LittleEndian.PutUint16(dst[2*i:], F64ToBF16(x))
+		}
+	case F16:
+		for i, x := range src {
+			binary.LittleEndian.PutUint16(dst[2*i:], F64ToF16(x))
 		}
 	default:
 		f := formats[d]

@@ -149,11 +149,11 @@ func ByteSize(d DType, shape []int) (int64, error) {
 		return 0, err
 	}
 	hi, lo := bits.Mul64(uint64(n), uint64(d.Bits()))
-	if hi != 0 || lo > math.MaxInt64 {
-		return 0, fmt.Errorf("%w: %v of %v is too large", ErrShape, shape, d)
-	}
 	if lo%8 != 0 {
 		return 0, fmt.Errorf("%w: %v of %v does not fill whole bytes", ErrShape, shape, d)
 	}
-	return int64(lo / 8), nil
+	if hi >= 4 { // 2^63 bytes and more
+		return 0, fmt.Errorf("%w: %v of %v is too large", ErrShape, shape, d)
+	}
+	return int64(hi<<61 | lo>>3), nil
 }

@@ -10,49 +10,50 @@ type minifloat struct {
 	max           uint16 // largest finite code without sign
 	nan           uint16 // the NaN written
 	fnuz          bool   // no negative zero; 0x80 is the only NaN
+	saturate      bool   // beyond the range, infinity included, comes max
 }
 
 var (
 	half    = minifloat{bits: 16, m: 10, bias: 15, inf: true, max: 0x7bff, nan: 0x7e00}
 	brain   = minifloat{bits: 16, m: 7, bias: 127, inf: true, max: 0x7f7f, nan: 0x7fc0}
 	e5m2    = minifloat{bits: 8, m: 2, bias: 15, inf: true, max: 0x7b, nan: 0x7f}
-	e4m3    = minifloat{bits: 8, m: 3, bias: 7, max: 0x7e, nan: 0x7f}
+	e4m3    = minifloat{bits: 8, m: 3, bias: 7, max: 0x7e, nan: 0x7f, saturate: true}
 	e4m3uz  = minifloat{bits: 8, m: 3, bias: 8, max: 0x7f, nan: 0x80, fnuz: true}
 	e5m2uz  = minifloat{bits: 8, m: 2, bias: 16, max: 0x7f, nan: 0x80, fnuz: true}
 	formats = map[DType]*minifloat{F16: &half, BF16: &brain, F8E5M2: &e5m2, F8E4M3: &e4m3, F8E4M3FNUZ: &e4m3uz, F8E5M2FNUZ: &e5m2uz}
 )
 
+// over is the code, without sign, of what lies beyond the range.
+func (f *minifloat) over() uint16 {
+	switch {
+	case f.saturate:
+		return f.max
+	case f.inf:
+		return f.max + 1
+	}
+	return f.nan
+}
+
 // encode rounds x to the nearest value of the format, ties to even, in one
-// step. Beyond the range it gives infinity where the format has one, else
-// NaN, as PyTorch's casts do.
+// step. Beyond the range it does what PyTorch's casts do (2.15): infinity where
+// the format has one, the largest number for F8_E4M3, NaN for the FNUZ types.
 func (f *minifloat) encode(x float64) uint16 {
 	sign := uint16(0)
 	if math.Signbit(x) {
 		sign = 1 << (f.bits - 1)
 		x = -x
 	}
-	over := f.nan
-	if f.inf {
-		over = f.max + 1
-	}
-	if f.fnuz {
-		over = f.nan &^ sign // one NaN, whatever the sign
+	if f.fnuz && (x != x || math.IsInf(x, 0)) {
+		return f.nan
 	}
 	switch {
 	case x != x:
-		if f.fnuz {
-			return f.nan
-		}
 		return sign | f.nan
 	case math.IsInf(x, 0):
-		if f.fnuz {
-			return f.nan
-		}
-		return sign | over
+		return sign | f.over()
+	case x == 0 && f.fnuz:
+		return 0
 	case x == 0:
-		if f.fnuz {
-			return 0
-		}
 		return sign
 	}
 	_, e := math.Frexp(x) // x = frac·2^e, frac in [0.5, 1)
@@ -66,7 +67,7 @@ func (f *minifloat) encode(x float64) uint16 {
 		if f.fnuz {
 			return f.nan
 		}
-		return sign | over
+		return sign | f.over()
 	}
 	if code == 0 && f.fnuz {
 		return 0
@@ -167,16 +168,34 @@ func F32ToF16(x float32) uint16 {
 	return sign | uint16((u+0xfff+u>>13&1-112<<23)>>13)
 }
 
-// F64ToBF16, F64ToF16 and F64ToF8 round a float64 once, to nearest, ties to
-// even: going through float32 would round twice.
-func F64ToBF16(x float64) uint16 { return brain.encode(x) }
+// F64ToBF16 rounds a float64 once, to nearest, ties to even; going through
+// float32 would round twice. Beyond the range it gives infinity.
+func F64ToBF16(x float64) uint16 {
+	const drop = 52 - 7
+	u := math.Float64bits(x)
+	m := u &^ (1 << 63)
+	if m < (1023-126)<<52 || m >= 0x7ff<<52 { // subnormal, infinite or NaN
+		return brain.encode(x)
+	}
+	v := (m+1<<(drop-1)-1+m>>drop&1)>>drop - (1023-127)<<7
+	return uint16(u>>48&0x8000 | min(v, 0x7f80))
+}
 
 // F64ToF16 rounds once; see F64ToBF16.
-func F64ToF16(x float64) uint16 { return half.encode(x) }
+func F64ToF16(x float64) uint16 {
+	const drop = 52 - 10
+	u := math.Float64bits(x)
+	m := u &^ (1 << 63)
+	if m < (1023-14)<<52 || m >= 0x7ff<<52 {
+		return half.encode(x)
+	}
+	v := (m+1<<(drop-1)-1+m>>drop&1)>>drop - (1023-15)<<10
+	return uint16(u>>48&0x8000 | min(v, 0x7c00))
+}
 
 // F64ToF8 rounds once to one of the FP8 types with sign and mantissa; it panics on
-// another dtype. Beyond the range: infinity for F8_E5M2, NaN for the others,
-// as in PyTorch.
+// another dtype. Beyond the range: infinity for F8_E5M2, the largest number for
+// F8_E4M3, NaN for the FNUZ types, as in PyTorch.
 func F64ToF8(x float64, d DType) uint8 {
 	f := formats[d]
 	if f == nil || f.bits != 8 {
