@@ -3,7 +3,6 @@ package train
 import (
 	"context"
 	"fmt"
-	"math"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
@@ -115,31 +114,8 @@ func (v *Evaluator) collect(out []task.Output, b *task.Batch) error {
 			d := float64(o.Logits[0]) - float64(b.Targets[i])
 			o.Loss = d * d
 		} else {
-			o.Loss = logSumExp(o.Logits) - float64(o.Logits[b.Labels[i]])
+			o.Loss = task.LogSumExp(o.Logits) - float64(o.Logits[b.Labels[i]])
 		}
 	}
 	return nil
-}
-
-// logSumExp is log Σ exp(v), without overflow.
-func logSumExp(v []float32) float64 {
-	top := math.Inf(-1)
-	for _, x := range v {
-		top = max(top, float64(x))
-	}
-	sum := 0.0
-	for _, x := range v {
-		sum += math.Exp(float64(x) - top)
-	}
-	return top + math.Log(sum)
-}
-
-// Probabilities returns softmax(logits) in float64.
-func Probabilities(logits []float32) []float64 {
-	out := make([]float64, len(logits))
-	l := logSumExp(logits)
-	for i, x := range logits {
-		out[i] = math.Exp(float64(x) - l)
-	}
-	return out
 }

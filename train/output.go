@@ -24,7 +24,7 @@ const (
 )
 
 // ErrExists is wrapped by the error of a run whose directory holds something.
-var ErrExists = errors.New("the output exists")
+var ErrExists = atomicfile.ErrExists
 
 // summary is the contents of run.json.
 type summary struct {
@@ -80,7 +80,7 @@ func (r *run) fresh() error {
 		return fmt.Errorf("train: %w", err)
 	}
 	if len(entries) > 0 && !r.o.Replace {
-		return fmt.Errorf("%w: %s is not empty; resume the run, replace it, or choose another directory", ErrExists, r.o.Dir)
+		return fmt.Errorf("%s is not empty; resume the run, replace it, or choose another directory: %w", r.o.Dir, ErrExists)
 	}
 	for _, name := range []string{RunFile, StateFile, "adapter_model.safetensors", "adapter_config.json", MetricsFile, savingDir} {
 		if err := os.RemoveAll(r.path(name)); err != nil {
@@ -124,7 +124,7 @@ func (r *run) resumable() error {
 	}
 	own := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == StateFile || e.Name() == MetricsFile })
 	if len(entries) > 0 && !own {
-		return fmt.Errorf("%w: %s holds no run to resume", ErrExists, r.o.Dir)
+		return fmt.Errorf("%s holds no run to resume: %w", r.o.Dir, ErrExists)
 	}
 	return nil
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 )
 
-// ErrMismatch is wrapped by the error of a run that cannot be resumed because
+// ErrStateMismatch is wrapped by the error of a run that cannot be resumed because
 // its options or data are others than before.
-var ErrMismatch = errors.New("the run cannot be resumed with these options")
+var ErrStateMismatch = errors.New("the run cannot be resumed with these options")
 
 // state is all that a resumed run needs. Everything else follows from the
 // options and the position.
@@ -257,5 +257,5 @@ func sameConfig(path string, saved, now map[string]string) error {
 	if diff == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: %s", path, ErrMismatch, strings.Join(diff, "; "))
+	return fmt.Errorf("%s: %w: %s", path, ErrStateMismatch, strings.Join(diff, "; "))
 }
