@@ -28,7 +28,7 @@ func (kadaptation) shape(site Site, s Settings) (kron.Shape, error) {
 	switch {
 	case s.Rank != (Rank{1, 1}):
 		return kron.Shape{}, fmt.Errorf("rank %v: kadaptation takes none", s.Rank)
-	case s.Split != [2]int{}:
+	case s.Split != [2]int{} || s.SplitOut != [2]int{}:
 		return kron.Shape{}, fmt.Errorf("split %dx%d: kadaptation splits by its terms", s.Split[0], s.Split[1])
 	case s.Terms > min(site.In, site.Out):
 		return kron.Shape{}, fmt.Errorf("%s: %d terms on (%d, %d)", site.Module, s.Terms, site.In, site.Out)

@@ -21,22 +21,19 @@ func (krona) PEFTType() string { return "KRONA" }
 
 func (krona) Defaults() Settings { return Settings{Rank: Rank{1, 1}, Terms: 1, Alpha: 16} }
 
-// shape pairs the larger part of one dimension with the smaller of the other:
-// of the two ways, the one with fewer parameters.
+// shape pairs the larger part of in with the smaller of out, which has fewer
+// parameters than the other way, unless the split of out was asked for.
 func (krona) shape(site Site, s Settings) (kron.Shape, error) {
 	if s.Rank != (Rank{1, 1}) {
 		return kron.Shape{}, fmt.Errorf("rank %v: krona is of full rank and takes none", s.Rank)
 	}
-	a1, a2, err := splitOf(site, "in", site.In, s.Split)
-	if err != nil {
+	if err := s.checkSplits(site); err != nil {
 		return kron.Shape{}, err
 	}
-	b2, b1, err := splitOf(site, "out", site.Out, s.Split)
-	if err != nil {
-		return kron.Shape{}, err
-	}
-	if s.Split != [2]int{} {
-		b1, b2 = b2, b1 // as asked: C_k (a1, b1) from the split's first numbers
+	a1, a2 := splitOf(site.In, s.Split)
+	b1, b2 := splitOf(site.Out, s.outSplit())
+	if asked := s.outSplit(); asked == [2]int{} || asked[0]*asked[1] != site.Out {
+		b1, b2 = b2, b1
 	}
 	return kron.Shape{S: s.Terms, A1: a1, R1: b1, A2: a2, R2: b2, N: site.In, M: site.Out}, nil
 }

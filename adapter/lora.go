@@ -26,7 +26,7 @@ func (lora) Params(site Site, s Settings) ([]ParamSpec, error) {
 		return nil, fmt.Errorf("rank %v: lora takes one number", s.Rank)
 	case s.Terms != 1:
 		return nil, fmt.Errorf("%d terms: lora has no terms", s.Terms)
-	case s.Split != [2]int{}:
+	case s.Split != [2]int{} || s.SplitOut != [2]int{}:
 		return nil, fmt.Errorf("split %dx%d: lora has no split", s.Split[0], s.Split[1])
 	}
 	r := s.Rank.R1

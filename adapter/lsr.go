@@ -22,14 +22,11 @@ func (lsr) Defaults() Settings { return Settings{Rank: Rank{2, 2}, Terms: 16, Al
 
 // shapes returns the shapes of A and B.
 func (lsr) shapes(site Site, s Settings) (a, b kron.Shape, err error) {
-	a1, a2, err := splitOf(site, "in", site.In, s.Split)
-	if err != nil {
+	if err := s.checkSplits(site); err != nil {
 		return a, b, err
 	}
-	b1, b2, err := splitOf(site, "out", site.Out, s.Split)
-	if err != nil {
-		return a, b, err
-	}
+	a1, a2 := splitOf(site.In, s.Split)
+	b1, b2 := splitOf(site.Out, s.outSplit())
 	r1, r2 := s.Rank.R1, s.Rank.R2
 	a = kron.Shape{S: s.Terms, A1: a1, R1: r1, A2: a2, R2: r2, N: site.In, M: r1 * r2}
 	b = kron.Shape{S: s.Terms, A1: r1, R1: b1, A2: r2, R2: b2, N: r1 * r2, M: site.Out}
@@ -37,27 +34,36 @@ func (lsr) shapes(site Site, s Settings) (a, b kron.Shape, err error) {
 }
 
 // splitOf returns the split of one dimension: the one asked for where it is
-// exact, else the default. A split that fits neither dimension is an error.
-func splitOf(site Site, which string, n int, split [2]int) (int, int, error) {
-	if n < 1 {
-		return 0, 0, fmt.Errorf("%s: %s dimension %d", site.Module, which, n)
+// exact, else the default.
+func splitOf(n int, split [2]int) (int, int) {
+	if split[0]*split[1] == n {
+		return split[0], split[1]
 	}
-	if split == [2]int{} {
-		a1, a2 := kron.Split(n)
-		return a1, a2, nil
+	return kron.Split(n)
+}
+
+// checkSplits fails when a split is of neither dimension of the site, or
+// SplitOut not of out.
+func (s Settings) checkSplits(site Site) error {
+	if site.In < 1 || site.Out < 1 {
+		return fmt.Errorf("%s: dimensions (%d, %d)", site.Module, site.In, site.Out)
 	}
-	if split[0] < 1 || split[1] < 1 {
-		return 0, 0, fmt.Errorf("split %dx%d: want numbers from 1 up", split[0], split[1])
+	none := [2]int{}
+	if p := s.Split; p != none && (p[0] < 1 || p[1] < 1 || p[0]*p[1] != site.In && p[0]*p[1] != site.Out) {
+		return fmt.Errorf("%s: split %dx%d makes %d, which is neither dimension of (%d, %d)", site.Module, p[0], p[1], p[0]*p[1], site.In, site.Out)
 	}
-	p := split[0] * split[1]
-	switch {
-	case p == n:
-		return split[0], split[1], nil
-	case p != site.In && p != site.Out:
-		return 0, 0, fmt.Errorf("%s: split %dx%d makes %d, which is neither dimension of (%d, %d)", site.Module, split[0], split[1], p, site.In, site.Out)
+	if p := s.SplitOut; p != none && (p[0] < 1 || p[1] < 1 || p[0]*p[1] != site.Out) {
+		return fmt.Errorf("%s: split %dx%d makes %d, want %d", site.Module, p[0], p[1], p[0]*p[1], site.Out)
 	}
-	a1, a2 := kron.Split(n)
-	return a1, a2, nil
+	return nil
+}
+
+// outSplit is the split asked for of out.
+func (s Settings) outSplit() [2]int {
+	if s.SplitOut != [2]int{} {
+		return s.SplitOut
+	}
+	return s.Split
 }
 
 func (k lsr) Params(site Site, s Settings) ([]ParamSpec, error) {

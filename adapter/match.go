@@ -15,10 +15,12 @@ import (
 // rank_pattern). Zero fields change nothing; for each field the first
 // override that sets it and matches wins.
 type Override struct {
-	Pattern string
-	Rank    Rank
-	Terms   int
-	Alpha   float64
+	Pattern  string
+	Rank     Rank
+	Terms    int
+	Alpha    float64
+	Split    [2]int
+	SplitOut [2]int
 }
 
 // Config describes an adapter.
@@ -263,23 +265,27 @@ func (m *matcher) targeted(s Site) bool {
 // settings applies the overrides to one module.
 func (m *matcher) settings(module string) Settings {
 	s := m.c.Settings
-	var rank, terms, alpha bool
+	var done Override
 	for i, o := range m.c.Overrides {
 		if !m.overrides[i].MatchString(module) {
 			continue
 		}
 		m.used("override", o.Pattern)
-		if o.Rank != (Rank{}) && !rank {
-			s.Rank, rank = o.Rank, true
-		}
-		if o.Terms != 0 && !terms {
-			s.Terms, terms = o.Terms, true
-		}
-		if o.Alpha != 0 && !alpha {
-			s.Alpha, alpha = o.Alpha, true
-		}
+		first(&s.Rank, &done.Rank, o.Rank)
+		first(&s.Terms, &done.Terms, o.Terms)
+		first(&s.Alpha, &done.Alpha, o.Alpha)
+		first(&s.Split, &done.Split, o.Split)
+		first(&s.SplitOut, &done.SplitOut, o.SplitOut)
 	}
 	return s
+}
+
+// first sets a field to v unless v is zero or done says that it was set.
+func first[T comparable](field, done *T, v T) {
+	var zero T
+	if v != zero && *done == zero {
+		*field, *done = v, v
+	}
 }
 
 // Match returns the sites that c adapts, in the order of sites, with their

@@ -89,10 +89,12 @@ type Settings struct {
 	Alpha   float64
 	Scaling Scaling
 	Init    Init
-	// Split is a1, a2 for dimensions that a1·a2 is an exact split of, and
-	// [0, 0] where the default split is wanted; see kron.Split.
-	Split   [2]int
-	Dropout float64 // on the input of the update, in training
+	// Split is a1, a2 of in, and b1, b2 of out unless SplitOut says otherwise,
+	// for dimensions of which it is an exact split. [0, 0] and other dimensions
+	// have the default, see kron.Split.
+	Split    [2]int
+	SplitOut [2]int
+	Dropout  float64 // on the input of the update, in training
 }
 
 // Scale returns the factor of ΔW.
