@@ -47,6 +47,8 @@ const (
 	StreamPositions               // position within the sequence, from 0 (T)
 )
 
+func (s Stream) String() string { return [...]string{"ids", "types", "positions"}[s] }
+
 // Pick says which rows of a token matrix an operation takes.
 type Pick uint8
 

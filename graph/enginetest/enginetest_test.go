@@ -13,15 +13,15 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/graph/reference"
 )
 
-// The suite run on the reference itself checks the suite: every case builds,
-// validates and runs.
-func TestSuiteOnReference(t *testing.T) {
-	Run(t, func(testing.TB) graph.Engine { return reference.New() }, Tolerance{Op: 1e-6, Program: 1e-6})
+// The suite run on a second reference engine checks the suite: every case
+// builds, validates and runs. With values placed by the plan it also checks
+// that: any two lifetimes that meet in memory would show as wrong numbers.
+func TestSuiteOnPlannedReference(t *testing.T) {
+	Run(t, func(testing.TB) graph.Engine { return reference.NewPlanned() }, Tolerance{Op: 1e-6, Program: 1e-6})
 }
 
-func TestIdenticalOnReference(t *testing.T) {
-	open := func(testing.TB) graph.Engine { return reference.New() }
-	Identical(t, open, open)
+func TestIdenticalOnReferences(t *testing.T) {
+	Identical(t, func(testing.TB) graph.Engine { return reference.New() }, func(testing.TB) graph.Engine { return reference.NewPlanned() })
 }
 
 // opTypes are the types of package graph that have a method Inputs.

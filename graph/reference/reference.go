@@ -19,17 +19,28 @@ import (
 )
 
 // Engine implements [graph.Engine].
-type Engine struct{}
+type Engine struct{ planned bool }
 
-// New returns the reference engine.
+// New returns the reference engine, in which every value has its own memory.
 func New() Engine { return Engine{} }
+
+// NewPlanned returns an engine that places values as [graph.NewPlan] says. It
+// must give the numbers of New; if not, the plan is wrong.
+func NewPlanned() Engine { return Engine{planned: true} }
 
 // Name implements [graph.Engine].
 func (Engine) Name() string { return "reference" }
 
 // Compile implements [graph.Engine]. It validates p.
-func (e Engine) Compile(p *graph.Program, w graph.WeightSource, _ graph.Dims) (graph.Executable, error) {
-	return e.Load(p, w)
+func (e Engine) Compile(p *graph.Program, w graph.WeightSource, max graph.Dims) (graph.Executable, error) {
+	x, err := e.Load(p, w)
+	if err != nil {
+		return nil, err
+	}
+	if e.planned {
+		x.plan(max)
+	}
+	return x, nil
 }
 
 // Load is Compile with the concrete result type.
@@ -82,6 +93,31 @@ type Executable struct {
 	batch  *graph.Batch
 	dims   graph.Dims
 	values []matrix // by root Value, of the last run
+
+	placed *graph.Plan // nil: no arena
+	arena  []float64
+}
+
+// plan places the activations for batches up to d.
+func (x *Executable) plan(d graph.Dims) {
+	x.placed = graph.NewPlan(x.p, d)
+	x.arena = make([]float64, x.placed.ArenaBytes/4)
+}
+
+// grow returns dimensions that hold d and e.
+func grow(d, e graph.Dims) graph.Dims {
+	return graph.Dims{T: max(d.T, e.T), S: max(d.S, e.S), R: max(d.R, e.R), MaxLen: max(d.MaxLen, e.MaxLen)}
+}
+
+// activation returns the memory of v for this batch.
+func (x *Executable) activation(v graph.Value) matrix {
+	in := x.p.Info(v)
+	rows := in.Rows.Count(x.dims)
+	if x.placed == nil || x.placed.Offset[v] < 0 {
+		return newMatrix(rows, in.Cols)
+	}
+	off := int(x.placed.Offset[v])
+	return matrix{rows: rows, cols: in.Cols, ld: in.Cols, a: x.arena[off : off+rows*in.Cols]}
 }
 
 var _ graph.Executable = (*Executable)(nil)
@@ -92,12 +128,15 @@ func (x *Executable) Run(ctx context.Context, b *graph.Batch) error {
 		return err
 	}
 	x.batch, x.dims = b, b.Dims()
+	if x.placed != nil && grow(x.placed.Dims, x.dims) != x.placed.Dims {
+		x.plan(grow(x.placed.Dims, x.dims))
+	}
 	x.values = make([]matrix, len(x.p.Values))
 	for i := 1; i < len(x.values); i++ {
 		in := &x.p.Values[i]
 		switch in.Kind {
 		case graph.Activation:
-			m := newMatrix(in.Rows.Count(x.dims), in.Cols)
+			m := x.activation(graph.Value(i))
 			for j := range m.a {
 				m.a[j] = math.NaN()
 			}

@@ -58,8 +58,10 @@ func (x *Executable) run(op graph.Op) error {
 		x.put(o.Y, each(up.rows, up.cols, func(i, j int) float64 { return act(o.Act, gate.at(i, j)) * up.at(i, j) }), none)
 	case *graph.GatedGrad:
 		gate, up, dy := x.get(o.Gate), x.get(o.Up), x.get(o.DY)
-		x.put(o.DGate, each(up.rows, up.cols, func(i, j int) float64 { return dy.at(i, j) * actGrad(o.Act, gate.at(i, j)) * up.at(i, j) }), none)
-		x.put(o.DUp, each(up.rows, up.cols, func(i, j int) float64 { return dy.at(i, j) * act(o.Act, gate.at(i, j)) }), none)
+		dgate := each(up.rows, up.cols, func(i, j int) float64 { return dy.at(i, j) * actGrad(o.Act, gate.at(i, j)) * up.at(i, j) })
+		dup := each(up.rows, up.cols, func(i, j int) float64 { return dy.at(i, j) * act(o.Act, gate.at(i, j)) })
+		x.put(o.DGate, dgate, none)
+		x.put(o.DUp, dup, none)
 	case *graph.Norm:
 		x.norm(o)
 	case *graph.NormGrad:
