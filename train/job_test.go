@@ -165,6 +165,17 @@ func data(t testing.TB, kind task.Kind, n int, split task.Split) (task.Spec, *ta
 	return d.Spec, set, d.Examples
 }
 
+// storiesTokenizer loads the tokenizer of the small Llama in the tree.
+func storiesTokenizer(t *testing.T, dir string) task.TokenEncoder {
+	t.Helper()
+	tok, err := text.Load(dir, text.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tok.Close() })
+	return tok
+}
+
 // job is a small job of a kind, whose adapter is the raw parameters.
 func job(t testing.TB, kind task.Kind, dropout float32) Job {
 	t.Helper()
