@@ -151,7 +151,7 @@ func ParseSplit(s string) ([2]int, error) {
 	first, second, ok := strings.Cut(strings.ToLower(s), "x")
 	a, err1 := strconv.Atoi(first)
 	b, err2 := strconv.Atoi(second)
-	if !ok || err1 != nil || err2 != nil || a < 1 || b < 1 {
+	if !ok || err1 != nil || err2 != nil || a < 1 || b < 1 || a > maxDimension || b > maxDimension {
 		return [2]int{}, fmt.Errorf("split %q: write two numbers, as 32x24", s)
 	}
 	return [2]int{a, b}, nil
@@ -245,7 +245,7 @@ func decodeDims(o object) ([]Site, error) {
 	var sites []Site
 	for _, m := range raw {
 		var d []int
-		if err := object(raw).decode(m.key, &d); err != nil || len(d) != 2 || d[0] < 1 || d[1] < 1 {
+		if err := object(raw).decode(m.key, &d); err != nil || len(d) != 2 || d[0] < 1 || d[1] < 1 || d[0] > maxDimension || d[1] > maxDimension {
 			return nil, fmt.Errorf("modules: %q: want [in, out], found %s", m.key, m.value)
 		}
 		sites = append(sites, bareSite(m.key, d[0], d[1]))

@@ -44,5 +44,25 @@
 //	base_model.model.<module>.kadaptation_v    (t, out/t), row i is v_i
 //	base_model.model.<head tensor>    a trained head, as the checkpoint names it
 //
-// A LoRA adapter written here is an ordinary PEFT adapter.
+// A LoRA adapter written here is an ordinary PEFT adapter; what PEFT has no key
+// for (seed, initialisation, hash of the base) is JSON in the metadata entry
+// "lsrsurgeon" of its tensor file. The configuration of the other kinds has the
+// keys
+//
+//	peft_type                "LSR", "KRONA", "KADAPTATION"
+//	lsrsurgeon_format        1
+//	base_model_name_or_path  as given, or null
+//	base_model_hash          of the base's tensors, or null
+//	task_type                PEFT's: "SEQ_CLS", "CAUSAL_LM", or null
+//	rank, terms              "2x2", 16
+//	alpha, scaling           128, "lora" | "rslora" | "paper"
+//	init, seed, dropout      "zero" | "paper" | "svd", 0, 0
+//	split, split_out         "32x24", or null for the default
+//	target_modules           names, "all-linear", or a regular expression
+//	exclude_modules          names, or null
+//	exclude_regex            or null
+//	layers, layers_pattern   "8-11" or null; names before the number or null
+//	overrides                [{"pattern", "rank", "terms", "alpha", "split", "split_out"}]
+//	modules_to_save          the head's modules, or null
+//	modules                  every module's [in, out]
 package adapter

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -165,5 +166,27 @@ func TestWriteIntoKeepsTheBase(t *testing.T) {
 	after, err := os.ReadFile(filepath.Join(dir, formats.ModelFile))
 	if err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the base changed: %v", err)
+	}
+}
+
+func TestWeightNorm(t *testing.T) {
+	sites := robertaSites(1, 24, 36)
+	base := openBase(t, bases(t, sites)["sharded"])
+	w, _ := base.Lookup(sites[4].Weight)
+	x := make([]float64, w.Elements())
+	if err := base.ReadF64(w, 0, w.Elements(), x); err != nil {
+		t.Fatal(err)
+	}
+	var sum float64
+	for _, v := range x {
+		sum += v * v
+	}
+	got, err := adapter.WeightNorm(base, sites[4])
+	if err != nil || math.Abs(got-math.Sqrt(sum)) > 1e-12*got || got == 0 {
+		t.Errorf("%v, want %v, %v", got, math.Sqrt(sum), err)
+	}
+	sites[4].Weight = "gone"
+	if _, err := adapter.WeightNorm(base, sites[4]); !errors.Is(err, adapter.ErrMismatch) {
+		t.Errorf("%v", err)
 	}
 }

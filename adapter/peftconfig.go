@@ -175,7 +175,7 @@ func decodePatterns(o object, c *Config) error {
 				c.Overrides = append(c.Overrides, Override{Pattern: m.key, Alpha: v})
 				continue
 			}
-			if v < 1 || v != math.Trunc(v) || v > 1<<30 {
+			if v < 1 || v != math.Trunc(v) || v > maxSize {
 				return fmt.Errorf("%s: %q: rank %v", key, m.key, v)
 			}
 			c.Overrides = append(c.Overrides, Override{Pattern: m.key, Rank: Rank{int(v), 1}})

@@ -24,6 +24,13 @@ func (r Rank) String() string {
 	return fmt.Sprintf("%dx%d", r.R1, r.R2)
 }
 
+// maxSize bounds ranks and terms, and maxDimension the sides of a weight, so
+// that no configuration makes sizes overflow.
+const (
+	maxSize      = 1 << 20
+	maxDimension = 1 << 31
+)
+
 // ParseRank reads "8" or "2x2".
 func ParseRank(s string) (Rank, error) {
 	first, second, pair := strings.Cut(strings.ToLower(s), "x")
@@ -32,7 +39,7 @@ func ParseRank(s string) (Rank, error) {
 	if r.R1, err = strconv.Atoi(first); err == nil && pair {
 		r.R2, err = strconv.Atoi(second)
 	}
-	if err != nil || r.R1 < 1 || r.R2 < 1 {
+	if err != nil || r.R1 < 1 || r.R2 < 1 || r.R1 > maxSize || r.R2 > maxSize {
 		return Rank{}, fmt.Errorf("rank %q: write one number (8) or two (2x2), from 1 up", s)
 	}
 	return r, nil
@@ -133,10 +140,10 @@ func Defaults(method string, init Init) (Settings, error) {
 // check reports settings that no kind takes.
 func (s Settings) check() error {
 	switch {
-	case s.Rank.R1 < 1 || s.Rank.R2 < 1:
-		return fmt.Errorf("rank %dx%d: want numbers from 1 up", s.Rank.R1, s.Rank.R2)
-	case s.Terms < 1:
-		return fmt.Errorf("%d terms: want 1 or more", s.Terms)
+	case s.Rank.R1 < 1 || s.Rank.R2 < 1 || s.Rank.R1 > maxSize || s.Rank.R2 > maxSize:
+		return fmt.Errorf("rank %dx%d: want numbers from 1 to %d", s.Rank.R1, s.Rank.R2, maxSize)
+	case s.Terms < 1 || s.Terms > maxSize:
+		return fmt.Errorf("%d terms: want 1 to %d", s.Terms, maxSize)
 	case math.IsNaN(s.Alpha) || math.IsInf(s.Alpha, 0) || s.Alpha == 0:
 		return fmt.Errorf("alpha %v: want a finite number other than 0", s.Alpha)
 	case math.IsNaN(s.Dropout) || s.Dropout < 0 || s.Dropout >= 1:

@@ -7,6 +7,7 @@ import (
 
 	"gonum.org/v1/gonum/mat"
 
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
 	"github.com/lsrsurgeon/lsrsurgeon/kron"
 )
@@ -54,6 +55,26 @@ func (m *Module) Stats() (Stats, error) {
 		s.SeparationRank = numericalRank(productSingularValues(terms.S, terms.F1, terms.F2))
 	}
 	return s, nil
+}
+
+// WeightNorm returns ‖W‖, Frobenius, of a site's weight, read by parts.
+func WeightNorm(c *formats.Checkpoint, site Site) (float64, error) {
+	t, ok := c.Lookup(site.Weight)
+	if !ok {
+		return 0, &formats.Error{Path: c.Path(), Tensor: site.Weight, Reason: "the weight of module " + site.Module + " is not there", Hint: "give the adapter's base model", Err: ErrMismatch}
+	}
+	buf := make([]float32, min(t.Elements(), 1<<16))
+	var sum float64
+	for at := int64(0); at < t.Elements(); at += int64(len(buf)) {
+		x := buf[:min(int64(len(buf)), t.Elements()-at)]
+		if err := c.ReadF32(t, at, at+int64(len(x)), x); err != nil {
+			return 0, err
+		}
+		for _, v := range x {
+			sum += float64(v) * float64(v)
+		}
+	}
+	return math.Sqrt(sum), nil
 }
 
 // kroneckerForm returns ΔW without scale as a sum of Kronecker products, or nil.

@@ -36,6 +36,9 @@ type LayerRange struct{ Lo, Hi int }
 // Layers is a set of layer indices.
 type Layers []LayerRange
 
+// maxLayer is beyond the depth of any model.
+const maxLayer = 1 << 16
+
 // ParseLayers reads "8-11" or "0,2,5-7".
 func ParseLayers(s string) (Layers, error) {
 	var l Layers
@@ -46,7 +49,7 @@ func ParseLayers(s string) (Layers, error) {
 		}
 		a, err1 := strconv.Atoi(strings.TrimSpace(lo))
 		b, err2 := strconv.Atoi(strings.TrimSpace(hi))
-		if err1 != nil || err2 != nil || a < 0 || b < a {
+		if err1 != nil || err2 != nil || a < 0 || b < a || b > maxLayer {
 			return nil, fmt.Errorf("layers %q: write numbers and ranges, as 0,2,5-7", s)
 		}
 		l = append(l, LayerRange{a, b})
