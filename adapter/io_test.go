@@ -14,7 +14,9 @@ import (
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/formats/safetensors"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/testkit"
+	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
 func save(t *testing.T, a *adapter.Adapter) string {
@@ -274,5 +276,47 @@ func TestPickleIsRefusedWithRemedy(t *testing.T) {
 	var e *formats.Error
 	if _, err := adapter.Load(dir, nil); !errors.As(err, &e) || !strings.Contains(e.Hint, "safe_serialization") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Adapters in half precision are widened.
+func TestLoadNarrowTensors(t *testing.T) {
+	a := randomised(t, robertaSites(1, 24, 48), config(adapter.MethodLoRA))
+	for _, d := range []tensor.DType{tensor.BF16, tensor.F16, tensor.F64} {
+		dir := save(t, a)
+		h := &safetensors.Header{}
+		var data []byte
+		for _, m := range a.Modules {
+			for i, s := range m.Specs {
+				for j, v := range m.Tensors[i] {
+					m.Tensors[i][j] = tensor.BF16ToF32(tensor.F32ToBF16(v)) // exact in all but F16's range
+				}
+				b := make([]byte, len(m.Tensors[i])*d.Bits()/8)
+				if err := tensor.EncodeF32(b, m.Tensors[i], d); err != nil {
+					t.Fatal(err)
+				}
+				h.Tensors = append(h.Tensors, safetensors.Entry{Name: s.Name, DType: d, Shape: s.Shape})
+				data = append(data, b...)
+			}
+		}
+		if _, err := h.Layout(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, formats.AdapterFile), append(h.Encode(), data...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b, err := adapter.Load(dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range b.Modules {
+			for j, x := range m.Tensors {
+				for k, v := range x {
+					if want := a.Modules[i].Tensors[j][k]; v != want && (d != tensor.F16 || math.Abs(float64(v-want)) > 1e-7) {
+						t.Fatalf("%v %s: element %d is %v, want %v", d, m.Specs[j].Name, k, v, want)
+					}
+				}
+			}
+		}
 	}
 }

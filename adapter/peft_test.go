@@ -229,6 +229,11 @@ func exports(t *testing.T) map[string]struct {
 	lora.Targets = adapter.Targets{AllLinear: true}
 	lora.Overrides = []adapter.Override{{Pattern: "query", Rank: adapter.Rank{R1: 3, R2: 1}}}
 	out["lora_all"] = export{randomised(t, g.sites("roberta"), lora), adapter.FormLoRA}
+	some := config(adapter.MethodLoRA)
+	some.Targets = adapter.Targets{Modules: []string{"dense", "value"}, Exclude: []string{"layer.2.attention.output.dense"}, Layers: adapter.Layers{{Lo: 1, Hi: 2}}}
+	some.Scaling = adapter.ScaleRSLoRA
+	some.Overrides = []adapter.Override{{Pattern: `output\.dense`, Rank: adapter.Rank{R1: 3, R2: 1}, Alpha: 2}, {Pattern: "layer.1.output.dense", Alpha: 5}, {Pattern: "value", Alpha: 9}}
+	out["lora_some"] = export{randomised(t, g.sites("roberta"), some), adapter.FormLoRA}
 	conv := config(adapter.MethodLSR)
 	conv.Terms = 2
 	conv.Targets.Modules = []string{"c_attn"}
