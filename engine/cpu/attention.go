@@ -16,14 +16,18 @@ const (
 
 // forwardScratch and backwardScratch are the floats of a worker's scratch.
 func forwardScratch(d graph.Dims) int {
-	q, k := min(queryTile, d.MaxLen), min(keyTile, d.MaxLen)
+	q, k := min(queryTile, d.MaxLen), rowStride(min(keyTile, d.MaxLen))
 	return q*k + 2*q
 }
 
 func backwardScratch(d graph.Dims) int {
-	q, k := min(queryTile, d.MaxLen), min(keyTile, d.MaxLen)
+	q, k := min(queryTile, d.MaxLen), rowStride(min(keyTile, d.MaxLen))
 	return 3*q*k + q
 }
+
+// rowStride is the length of a row of a tile with nk keys. Rows go on with
+// zeros, so that dropout can draw whole vectors of its mask.
+func rowStride(nk int) int { return (nk + 31) &^ 31 }
 
 // queryBlock is n queries of a sequence: rows [row, row+n) of q, standing at
 // positions [pos, pos+n) of the sequence, which is tokens [first, first+len).
@@ -115,29 +119,37 @@ func (a *heads) forward(work []float32, b queryBlock, head int) {
 	y := a.y.data[b.row*a.y.ld+qc:]
 	for k0 := lo; k0 < hi; k0 += keyTile {
 		nk := min(keyTile, hi-k0)
-		s := tile[:b.n*nk]
+		ns := rowStride(nk)
+		s := tile[:b.n*ns]
 		key := b.first + k0
-		kernel.Gemm(nil, false, true, b.n, nk, hd, a.alpha, a.q.data[b.row*a.q.ld+qc:], a.q.ld, a.k.data[key*a.k.ld+kc:], a.k.ld, 0, s, nk)
+		kernel.Gemm(nil, false, true, b.n, nk, hd, a.alpha, a.q.data[b.row*a.q.ld+qc:], a.q.ld, a.k.data[key*a.k.ld+kc:], a.k.ld, 0, s, ns)
 		for i := range b.n {
-			row := s[i*nk:][:nk]
+			row := s[i*ns:][:ns]
 			from, to := a.clip(row, b, i, k0)
 			out := y[i*a.y.ld:][:hd]
 			a.exponents(row[from:to], &most[i], &sums[i], out, k0 == lo)
-			if a.dropP > 0 {
-				kernel.Dropout(row[from:to], row[from:to], a.dropP, a.batch.Seed, a.stream(a.o.Site), a.element(b.row+i, head)+uint64(k0+from))
-			}
+			a.dropKeys(row, row, b.row+i, head, k0, to)
 		}
 		beta := float32(1)
 		if k0 == lo {
 			beta = 0
 		}
-		kernel.Gemm(nil, false, false, b.n, hd, nk, 1, s, nk, a.v.data[key*a.v.ld+kc:], a.v.ld, beta, y, a.y.ld)
+		kernel.Gemm(nil, false, false, b.n, hd, nk, 1, s, ns, a.v.data[key*a.v.ld+kc:], a.v.ld, beta, y, a.y.ld)
 	}
 	for i := range b.n {
 		kernel.Scale(1/sums[i], y[i*a.y.ld:][:hd])
 		if a.lse.data != nil {
 			a.lse.row(b.row + i)[head] = most[i] + float32(math.Log(float64(sums[i])))
 		}
+	}
+}
+
+// dropKeys applies the dropout mask to the first to elements of a row of a
+// tile, keys from k0 on; the rest of both rows is zero.
+func (a *heads) dropKeys(dst, src []float32, row, head, k0, to int) {
+	if a.dropP > 0 {
+		to = min(rowStride(to), len(src))
+		kernel.Dropout(dst[:to], src[:to], a.dropP, a.batch.Seed, a.stream(a.o.Site), a.element(row, head)+uint64(k0))
 	}
 }
 

@@ -65,28 +65,30 @@ func (t *keyTiles) add(b queryBlock, head int, firstKeys bool) {
 	a, hd, nk := t.heads, t.o.HeadDim, t.nk
 	qc, kc := head*hd, t.kvHead*hd
 	key := b.first + t.k0
-	d, p, ds, pm := t.work[:b.n], t.work[b.n:][:b.n*nk], t.work[b.n*(1+nk):][:b.n*nk], t.work[b.n*(1+2*nk):]
+	ns := rowStride(nk)
+	size := b.n * ns
+	d, p, ds, pm := t.work[:b.n], t.work[b.n:][:size], t.work[b.n+size:][:size], t.work[b.n+2*size:]
 	q, k, v, dy := a.q.data[b.row*a.q.ld+qc:], a.k.data[key*a.k.ld+kc:], a.v.data[key*a.v.ld+kc:], a.dy.data[b.row*a.dy.ld+qc:]
 	for i := range d {
 		d[i] = kernel.Dot(dy[i*a.dy.ld:][:hd], a.y.row(b.row + i)[qc:][:hd])
 	}
-	kernel.Gemm(nil, false, true, b.n, nk, hd, a.alpha, q, a.q.ld, k, a.k.ld, 0, p, nk)
+	kernel.Gemm(nil, false, true, b.n, nk, hd, a.alpha, q, a.q.ld, k, a.k.ld, 0, p, ns)
 	if a.dq.data != nil || a.dk.data != nil {
-		kernel.Gemm(nil, false, true, b.n, nk, hd, 1, dy, a.dy.ld, v, a.v.ld, 0, ds, nk)
+		kernel.Gemm(nil, false, true, b.n, nk, hd, 1, dy, a.dy.ld, v, a.v.ld, 0, ds, ns)
 	}
 	if a.dropP == 0 {
 		pm = p
 	} else {
-		pm = pm[:b.n*nk]
+		pm = pm[:size]
 	}
 	for i := range b.n {
-		row := p[i*nk:][:nk]
+		row := p[i*ns:][:ns]
 		from, to := a.clip(row, b, i, t.k0)
 		kernel.ExpSumScaled(row[from:to], row[from:to], a.scale, a.lse.row(b.row + i)[head])
-		masked := pm[i*nk:][:nk]
 		if a.dropP > 0 {
-			clear(masked)
-			kernel.Dropout(masked[from:to], row[from:to], a.dropP, a.batch.Seed, a.stream(a.o.Site), a.element(b.row+i, head)+uint64(t.k0+from))
+			masked := pm[i*ns:][:ns]
+			clear(masked[to:])
+			a.dropKeys(masked, row, b.row+i, head, t.k0, to)
 		}
 	}
 	fresh := float32(1)
@@ -94,15 +96,15 @@ func (t *keyTiles) add(b queryBlock, head int, firstKeys bool) {
 		fresh, t.seen = 0, true
 	}
 	if a.dv.data != nil {
-		kernel.Gemm(nil, true, false, nk, hd, b.n, 1, pm, nk, dy, a.dy.ld, fresh, a.dv.data[key*a.dv.ld+kc:], a.dv.ld)
+		kernel.Gemm(nil, true, false, nk, hd, b.n, 1, pm, ns, dy, a.dy.ld, fresh, a.dv.data[key*a.dv.ld+kc:], a.dv.ld)
 	}
 	if a.dq.data == nil && a.dk.data == nil {
 		return
 	}
 	kernel.Mul(ds, ds, pm)
 	for i := range b.n {
-		row := ds[i*nk:][:nk]
-		kernel.Axpy(-d[i], p[i*nk:][:nk], row)
+		row := ds[i*ns:][:nk]
+		kernel.Axpy(-d[i], p[i*ns:][:nk], row)
 		if lo, hi := a.visible(b.pos+i, b.len); hi-lo == 1 {
 			clear(row) // the one probability is 1 whatever its score: exactly no gradient
 		}
@@ -112,9 +114,9 @@ func (t *keyTiles) add(b queryBlock, head int, firstKeys bool) {
 		if firstKeys {
 			beta = 0
 		}
-		kernel.Gemm(nil, false, false, b.n, hd, nk, a.o.Scale, ds, nk, k, a.k.ld, beta, a.dq.data[b.row*a.dq.ld+qc:], a.dq.ld)
+		kernel.Gemm(nil, false, false, b.n, hd, nk, a.o.Scale, ds, ns, k, a.k.ld, beta, a.dq.data[b.row*a.dq.ld+qc:], a.dq.ld)
 	}
 	if a.dk.data != nil {
-		kernel.Gemm(nil, true, false, nk, hd, b.n, a.o.Scale, ds, nk, q, a.q.ld, fresh, a.dk.data[key*a.dk.ld+kc:], a.dk.ld)
+		kernel.Gemm(nil, true, false, nk, hd, b.n, a.o.Scale, ds, ns, q, a.q.ld, fresh, a.dk.data[key*a.dk.ld+kc:], a.dk.ld)
 	}
 }

@@ -112,8 +112,7 @@ func (x *executable) Run(ctx context.Context, b *graph.Batch) error {
 	if err := b.Validate(x.p); err != nil {
 		return fmt.Errorf("cpu: %w", err)
 	}
-	if m := x.plan.Dims; d.T > m.T || d.S > m.S || d.R > m.R || d.MaxLen > m.MaxLen {
-		m = graph.Dims{T: max(d.T, m.T), S: max(d.S, m.S), R: max(d.R, m.R), MaxLen: max(d.MaxLen, m.MaxLen)}
+	if m := larger(d, x.plan.Dims); m != x.plan.Dims {
 		x.place(m)
 	}
 	x.batch, x.dims, x.ran, x.err = b, d, false, nil
@@ -135,6 +134,11 @@ func (x *executable) Run(ctx context.Context, b *graph.Batch) error {
 	}
 	x.ran = true
 	return nil
+}
+
+// larger returns sizes that hold both.
+func larger(a, b graph.Dims) graph.Dims {
+	return graph.Dims{T: max(a.T, b.T), S: max(a.S, b.S), R: max(a.R, b.R), MaxLen: max(a.MaxLen, b.MaxLen)}
 }
 
 // Read implements graph.Executable.
