@@ -3,6 +3,7 @@ package adapter
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats/safetensors"
 	"github.com/lsrsurgeon/lsrsurgeon/kron"
@@ -24,9 +25,9 @@ func ParseForm(s string) (Form, error) { return parseEnum("form", s, FormLoRA, F
 type ExportOptions struct {
 	Form    Form
 	Replace bool // an existing directory
-	// Prefix is put before the paths of adapted modules, with a dot at its
-	// end: "bert." when the checkpoint is a bare encoder and PEFT will wrap a
-	// model with a head.
+	// Prefix is put before the paths of adapted modules and of a trained
+	// pooler, with a dot at its end: "bert." when the checkpoint is a bare
+	// encoder and PEFT will wrap a model with a head.
 	Prefix string
 }
 
@@ -48,6 +49,12 @@ func ExportPEFT(a *Adapter, dir string, o ExportOptions) error {
 	for i := range b.Modules {
 		if m := &b.Modules[i]; !m.Output {
 			m.Site.Module = o.Prefix + m.Module
+		}
+	}
+	b.Head = slices.Clone(a.Head)
+	for i := range b.Head {
+		if t := &b.Head[i]; strings.HasPrefix(t.Name, "pooler.") {
+			t.Name = o.Prefix + t.Name
 		}
 	}
 	if err := b.saveHead(); err != nil {

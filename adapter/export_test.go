@@ -11,3 +11,6 @@ func DecodePEFT(b []byte) (Config, error) {
 
 // Factorization is PEFT's split of a dimension.
 var Factorization = factorization
+
+// CrossRead compares a tensor file with a's tensors.
+func CrossRead(path string, a *Adapter) error { return crossRead(path, a.fileTensors()) }

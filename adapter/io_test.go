@@ -320,3 +320,79 @@ func TestLoadNarrowTensors(t *testing.T) {
 		}
 	}
 }
+
+// The head's modules are named so that they hold no adapted module.
+func TestHeadModules(t *testing.T) {
+	sites := robertaSites(1, 24, 48)
+	for i := range sites {
+		sites[i].Module = strings.Replace(sites[i].Module, "roberta.", "bert.", 1)
+	}
+	pooler := sites[0]
+	pooler.Module, pooler.Output = "bert.pooler.dense", false
+	sites = append(sites, pooler)
+	bare := slices.Clone(sites)
+	for i := range bare {
+		bare[i].Module = strings.TrimPrefix(bare[i].Module, "bert.")
+	}
+	one := func(names ...string) (h []adapter.Tensor) {
+		for _, n := range names {
+			h = append(h, adapter.Tensor{Name: n, Shape: []int{1}, Data: []float32{1}})
+		}
+		return h
+	}
+	names := func(h []adapter.Tensor) (n []string) {
+		for _, t := range h {
+			n = append(n, t.Name)
+		}
+		return n
+	}
+	full := []string{"bert.pooler.dense.weight", "classifier.out_proj.weight", "classifier.out_proj.bias"}
+	short := []string{"pooler.dense.weight", "classifier.out_proj.weight", "classifier.out_proj.bias"}
+	for _, c := range []struct {
+		from, to   []adapter.Site
+		head, want []string
+	}{{sites, sites, full, full}, {sites, bare, full, short}, {bare, sites, short, full}, {bare, bare, short, short}} {
+		a := randomised(t, c.from, config(adapter.MethodLSR))
+		a.Head = one(c.head...)
+		b, err := adapter.Load(save(t, a), c.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := names(b.Head); !slices.Equal(got, c.want) || !slices.Equal(b.ModulesToSave, []string{"pooler", "classifier"}) {
+			t.Errorf("head %q, modules to save %q; want %q", got, b.ModulesToSave, c.want)
+		}
+	}
+	// A module of that name elsewhere: the whole path.
+	a := randomised(t, sites, config(adapter.MethodLSR))
+	a.Head = one("other.query.weight")
+	if _, err := adapter.Load(save(t, a), sites); err != nil || a.ModulesToSave[0] != "other" {
+		t.Errorf("%v, %q", err, a.ModulesToSave)
+	}
+	a.Head, a.ModulesToSave = one("value.weight"), nil
+	if err := a.Save(filepath.Join(t.TempDir(), "a"), false); err == nil || !strings.Contains(err.Error(), "adapted too") {
+		t.Errorf("a saved module that is adapted: %v", err)
+	}
+}
+
+// The second reader notices a changed value, shape and name.
+func TestSecondReader(t *testing.T) {
+	a := randomised(t, robertaSites(1, 24, 48), config(adapter.MethodLSR))
+	path := filepath.Join(save(t, a), formats.AdapterFile)
+	if err := adapter.CrossRead(path, a); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*adapter.Module){
+		"value": func(m *adapter.Module) { m.Tensors[1][3]++ },
+		"shape": func(m *adapter.Module) { m.Specs[1].Shape = []int{m.Specs[1].Size()} },
+		"name":  func(m *adapter.Module) { m.Specs[1].Name += "x" },
+	} {
+		b, err := adapter.Load(filepath.Dir(path), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&b.Modules[0])
+		if err := adapter.CrossRead(path, b); err == nil || !strings.Contains(err.Error(), b.Modules[0].Specs[1].Name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -406,7 +406,7 @@ func (l *loader) rest(a *Adapter) error {
 		if err := l.ckpt.ReadF32(t, 0, t.Elements(), x); err != nil {
 			return err
 		}
-		a.Head = append(a.Head, Tensor{Name: module, Shape: t.Shape, Data: x})
+		a.Head = append(a.Head, Tensor{Name: l.align.base(module, l.sites), Shape: t.Shape, Data: x})
 	}
 	return nil
 }

@@ -97,3 +97,16 @@ func (a alignment) file(s Site) string {
 	}
 	return a.add + strings.TrimPrefix(s.Module, a.strip)
 }
+
+// base is the name that the base has for a tensor of the file that no adapted
+// module owns.
+func (a alignment) base(tensor string, sites []Site) string {
+	if a.add != "" {
+		return strings.TrimPrefix(tensor, a.add)
+	}
+	module := a.strip + tensor[:max(0, strings.LastIndexByte(tensor, '.'))]
+	if slices.ContainsFunc(sites, func(s Site) bool { return s.Module == module }) {
+		return a.strip + tensor
+	}
+	return tensor
+}

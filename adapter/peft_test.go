@@ -355,16 +355,20 @@ func TestExportPrefix(t *testing.T) {
 		bare[i].Module = strings.TrimPrefix(bare[i].Module, "roberta.")
 	}
 	a := randomised(t, bare, config(adapter.MethodLSR))
+	a.Head = []adapter.Tensor{{Name: "pooler.dense.bias", Shape: []int{1}, Data: []float32{1}}, {Name: "classifier.bias", Shape: []int{1}, Data: []float32{2}}}
 	dir := filepath.Join(t.TempDir(), "out")
 	if err := adapter.ExportPEFT(a, dir, adapter.ExportOptions{Form: adapter.FormLoRA, Prefix: "roberta."}); err != nil {
 		t.Fatal(err)
 	}
-	if a.Modules[0].Module != bare[0].Module {
+	if a.Modules[0].Module != bare[0].Module || a.Head[0].Name != "pooler.dense.bias" {
 		t.Error("the adapter itself was renamed")
 	}
 	b, err := adapter.Load(dir, robertaSites(1, 24, 36))
-	if err != nil || b.Modules[0].Module != "roberta."+bare[0].Module {
-		t.Errorf("%v", err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Modules[0].Module != "roberta."+bare[0].Module || b.Head[0].Name != "roberta.pooler.dense.bias" || b.Head[1].Name != "classifier.bias" {
+		t.Errorf("module %s, head %v", b.Modules[0].Module, b.Head)
 	}
 }
 

@@ -70,11 +70,41 @@ func (a *Adapter) saveHead() error {
 		if saved, err := inSaved(a.ModulesToSave, t.Name); err != nil {
 			return err
 		} else if !saved {
-			top, _, _ := strings.Cut(t.Name, ".")
-			a.ModulesToSave = append(slices.Clone(a.ModulesToSave), top)
+			n, err := a.headModule(t.Name)
+			if err != nil {
+				return err
+			}
+			a.ModulesToSave = append(slices.Clone(a.ModulesToSave), n)
 		}
 	}
 	return a.missingHead()
+}
+
+// headModule names the module to save that a head tensor belongs to: the
+// topmost on its path that holds no adapted module, by its last element where
+// that is unambiguous ("classifier" of classifier.dense, "pooler" of
+// bert.pooler.dense).
+func (a *Adapter) headModule(tensor string) (string, error) {
+	parts := strings.Split(tensor, ".")
+	holds := func(name string) (bool, error) {
+		re, err := compileSaved(name)
+		if err != nil {
+			return false, err
+		}
+		return slices.ContainsFunc(a.Modules, func(m Module) bool { return re.MatchString(m.Module) }), nil
+	}
+	for i := range len(parts) - 1 {
+		path := strings.Join(parts[:i+1], ".")
+		if slices.ContainsFunc(a.Modules, func(m Module) bool { return m.Module == path || strings.HasPrefix(m.Module, path+".") }) {
+			continue
+		}
+		for _, name := range []string{parts[i], path} {
+			if used, err := holds(name); err != nil || !used {
+				return name, err
+			}
+		}
+	}
+	return "", fmt.Errorf("tensor %s is saved whole, but its module is adapted too", tensor)
 }
 
 // fileTensors lists the tensors of the file, shared ones once.

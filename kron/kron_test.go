@@ -117,6 +117,25 @@ func TestMaterializeIsTheKroneckerSum(t *testing.T) {
 	})
 }
 
+func TestParamsAndWidening(t *testing.T) {
+	// The published setting: A and B of a 768 x 768 layer are 3,584 numbers.
+	a, b := kron.Full(16, 32, 2, 24, 2), kron.Full(16, 2, 32, 2, 24)
+	if n := a.Params() + b.Params(); n != 3584 {
+		t.Errorf("%d parameters, want 3,584", n)
+	}
+	f := random(rand.New(rand.NewPCG(1, 1)), a)
+	g := kron.NewFactor(a, narrow(f.F1), narrow(f.F2))
+	if len(g.F1)+len(g.F2) != a.Params() {
+		t.Errorf("%d elements", len(g.F1)+len(g.F2))
+	}
+	wide := g.Float64()
+	for i, v := range g.F2 {
+		if wide.F2[i] != float64(v) {
+			t.Fatalf("element %d widened to %v, was %v", i, wide.F2[i], v)
+		}
+	}
+}
+
 func TestRearrangeTurnsKroneckerTermsIntoOuterProducts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 2))
