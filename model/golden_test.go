@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -32,8 +31,21 @@ const cpuTolerance = 2e-5
 type golden struct {
 	model *Model
 	file  *formats.Checkpoint
-	meta  map[string]string
+	meta  facts
 	batch graph.Batch
+}
+
+// facts are what the generator recorded.
+type facts struct {
+	Model      string // directory, where it is not the golden's
+	Task, Pool string
+	Adapters   map[string]struct {
+		Method        string
+		R1, R2, Terms int
+		Alpha         float64
+	}
+	Seed, Step uint64
+	Versions   map[string]string
 }
 
 // engines are compared with the goldens.
@@ -85,13 +97,19 @@ func cases(t *testing.T) []string {
 
 func openGolden(t testing.TB, dir string) *golden {
 	t.Helper()
-	g := &golden{model: openModel(t, filepath.Join(dir, "model.safetensors"))}
 	c, err := formats.Open(filepath.Join(dir, "golden.safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	g.file, g.meta = c, c.Metadata()
+	g := &golden{file: c}
+	if err := json.Unmarshal([]byte(c.Metadata()["golden"]), &g.meta); err != nil {
+		t.Fatal(err)
+	}
+	if g.meta.Model == "" {
+		g.meta.Model = filepath.Join(dir, "model.safetensors")
+	}
+	g.model = openModel(t, g.meta.Model)
 	g.batch = graph.Batch{IDs: g.ints(t, "ids"), CuSeqlens: g.ints(t, "cu_seqlens"), TypeIDs: g.ints(t, "types"),
 		Rows: g.ints(t, "rows"), Labels: g.ints(t, "labels"), Targets: g.floats(t, "targets")}
 	for s := 1; s < len(g.batch.CuSeqlens); s++ {
@@ -138,21 +156,12 @@ func (g *golden) ints(t testing.TB, name string) []int32 {
 // adapter makes the modules whose tensors the golden file holds.
 func (g *golden) adapter(t testing.TB) *adapter.Adapter {
 	t.Helper()
-	var metas map[string]struct {
-		Method        string
-		R1, R2, Terms int
-		Alpha         float64
-	}
-	if err := json.Unmarshal([]byte(g.meta["adapters"]), &metas); err != nil {
-		t.Fatal(err)
-	}
 	a := &adapter.Adapter{}
 	for _, s := range g.model.Sites() {
-		meta, ok := metas[s.Module]
+		meta, ok := g.meta.Adapters[s.Module]
 		if !ok {
 			continue
 		}
-		delete(metas, s.Module)
 		settings := adapter.Settings{Method: meta.Method, Rank: adapter.Rank{R1: meta.R1, R2: meta.R2}, Terms: max(meta.Terms, 1),
 			Alpha: meta.Alpha, Scaling: adapter.ScaleLoRA, Init: adapter.InitZero}
 		kind, err := adapter.Lookup(meta.Method)
@@ -173,8 +182,8 @@ func (g *golden) adapter(t testing.TB) *adapter.Adapter {
 		}
 		a.Modules = append(a.Modules, mod)
 	}
-	for name := range metas {
-		t.Fatalf("no site for the golden's module %s", name)
+	if len(a.Modules) != len(g.meta.Adapters) {
+		t.Fatalf("sites for %d of the golden's modules %v", len(a.Modules), g.meta.Adapters)
 	}
 	return a
 }
@@ -196,10 +205,10 @@ func (g *golden) task(t testing.TB) (Task, Pool) {
 	t.Helper()
 	pools := map[string]Pool{"": PoolDefault, "mean": PoolMean}
 	tasks := map[string]Task{"classification": TaskClassification, "regression": TaskRegression, "lm": TaskLM}
-	task, ok := tasks[g.meta["task"]]
-	pool, ok2 := pools[g.meta["pool"]]
+	task, ok := tasks[g.meta.Task]
+	pool, ok2 := pools[g.meta.Pool]
 	if !ok || !ok2 {
-		t.Fatalf("golden of task %q and pool %q", g.meta["task"], g.meta["pool"])
+		t.Fatalf("golden of task %q and pool %q", g.meta.Task, g.meta.Pool)
 	}
 	return task, pool
 }
@@ -308,13 +317,7 @@ func compareGolden(t *testing.T, g *golden, e graph.Engine, tol float64) {
 	batch := g.batch
 	batch.Train = true
 	if len(g.floats(t, "dropout.loss")) > 0 {
-		var err error
-		if batch.Seed, err = strconv.ParseUint(g.meta["seed"], 10, 64); err != nil {
-			t.Fatal(err)
-		}
-		if batch.Step, err = strconv.ParseUint(g.meta["step"], 10, 64); err != nil {
-			t.Fatal(err)
-		}
+		batch.Seed, batch.Step = g.meta.Seed, g.meta.Step
 		step(t, g, e, dropped, batch, "dropout.", tol)
 	}
 }
@@ -366,7 +369,7 @@ func TestGoldenVersions(t *testing.T) {
 	for _, name := range cases(t) {
 		g := openGolden(t, filepath.Join("testdata", name))
 		for _, lib := range []string{"torch", "transformers", "safetensors"} {
-			if g.meta[lib] == "" {
+			if g.meta.Versions[lib] == "" {
 				t.Errorf("%s does not record the version of %s", name, lib)
 			}
 		}

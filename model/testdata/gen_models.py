@@ -11,7 +11,8 @@ hooks written here, from the formulas. A sequence is run at a time, without
 padding. Dropout masks are drawn by a Philox generator written here, from the
 rule of which element reads which word, so that they equal the program's.
 
-golden.safetensors records the versions of the libraries in its metadata.
+golden.safetensors records the versions of the libraries in its metadata. The files
+are the same, byte for byte, in every run.
 """
 
 import json
@@ -25,12 +26,9 @@ import torch.nn.functional as F
 import transformers
 from safetensors.torch import save_file
 
-OUT = sys.argv[1]
 LENGTHS = [5, 1, 7, 3]
 SEED, STEP = 0x1234567890ABCDEF, 5
 PREFIX = "base_model.model."
-
-torch.set_default_dtype(torch.float32)
 
 
 # ---- dropout masks -------------------------------------------------------------
@@ -92,14 +90,18 @@ def kron_sum(f1, f2):
 
 
 def split(n):
-    """The factors with the least sum whose product reaches n, then the least product."""
-    return min(((a + -(-n // a), a * -(-n // a), a, -(-n // a)) for a in range(1, n + 1) if a >= -(-n // a)))[2:]
+    """a1 >= a2 of the least sum with a1*a2 >= n, without padding where that sum is within 1.25 times the least."""
+    exact = [(a + n // a, a, n // a) for a in range(1, n + 1) if n % a == 0 and a * a >= n]
+    padded = [(a + -(-n // a), a * -(-n // a), a, -(-n // a)) for a in range(1, n + 1) if a >= -(-n // a)]
+    if min(exact)[0] <= 1.25 * min(padded)[0]:
+        return min(exact)[1:]
+    return min(padded)[2:]
 
 
-def lsr(gen, fan_in, fan_out, r1, r2, s, alpha):
+def lsr(gen, fan_in, fan_out, r1, r2, s, alpha, spread):
     (a1, a2), (b1, b2) = split(fan_in), split(fan_out)
     shapes = {"lsr_A1": (s, a1, r1), "lsr_A2": (s, a2, r2), "lsr_B1": (s, r1, b1), "lsr_B2": (s, r2, b2)}
-    p = {k: torch.randn(v, generator=gen).mul(0.3).double().requires_grad_() for k, v in shapes.items()}
+    p = {k: torch.randn(v, generator=gen).mul(spread).double().requires_grad_() for k, v in shapes.items()}
     meta = {"method": "lsr", "r1": r1, "r2": r2, "terms": s, "alpha": alpha}
 
     def delta(x):
@@ -110,10 +112,10 @@ def lsr(gen, fan_in, fan_out, r1, r2, s, alpha):
     return p, meta, delta
 
 
-def lora(gen, fan_in, fan_out, r, alpha):
+def lora(gen, fan_in, fan_out, r, alpha, spread):
     p = {
-        "lora_A.weight": torch.randn((r, fan_in), generator=gen).mul(0.3).double().requires_grad_(),
-        "lora_B.weight": torch.randn((fan_out, r), generator=gen).mul(0.3).double().requires_grad_(),
+        "lora_A.weight": torch.randn((r, fan_in), generator=gen).mul(spread).double().requires_grad_(),
+        "lora_B.weight": torch.randn((fan_out, r), generator=gen).mul(spread).double().requires_grad_(),
     }
     meta = {"method": "lora", "r1": r, "r2": 1, "terms": 0, "alpha": alpha}
 
@@ -123,7 +125,7 @@ def lora(gen, fan_in, fan_out, r, alpha):
     return p, meta, delta
 
 
-def attach(model, modules, gen):
+def attach(model, modules, gen, spread=0.3):
     """Puts adapters on modules; returns parameters by file name and settings by module."""
     params, metas = {}, {}
     for n, (name, module) in enumerate(modules):
@@ -132,9 +134,9 @@ def attach(model, modules, gen):
         else:
             fan_out, fan_in = module.weight.shape
         if n % 2 == 0:
-            p, meta, delta = lsr(gen, fan_in, fan_out, 2, 2, 3, 6.0)
+            p, meta, delta = lsr(gen, fan_in, fan_out, 2, 2, 3, 6.0, spread)
         else:
-            p, meta, delta = lora(gen, fan_in, fan_out, 3, 4.0)
+            p, meta, delta = lora(gen, fan_in, fan_out, 3, 4.0, spread)
         metas[name] = meta
         params.update({f"{PREFIX}{name}.{k}": v for k, v in p.items()})
         module.register_forward_hook(lambda m, args, out, delta=delta: out + delta(args[0]))
@@ -244,7 +246,7 @@ def rows_function(case, masks_box, cu, rows, sites):
     return rows_of
 
 
-def run(name, case):
+def run(out, name, case):
     gen = torch.Generator().manual_seed(hash_of(name))
     torch.manual_seed(hash_of(name))
     config = case["config"]
@@ -258,7 +260,7 @@ def run(name, case):
     with torch.no_grad():  # only the parameters: rotary frequencies stay as they are
         for p in model.parameters():
             p.copy_(p.to(dtype))
-    folder = os.path.join(OUT, name)
+    folder = os.path.join(out, name)
     os.makedirs(folder, exist_ok=True)
     rename, drop = case.get("rename", lambda n: n), case.get("drop", lambda n: False)
     tied = getattr(config, "tie_word_embeddings", False) and case["task"] == "lm"
@@ -340,8 +342,7 @@ def run(name, case):
             tensors["dropout.grad." + t] = p.grad.float()
     save_file(
         {k: v.contiguous() for k, v in tensors.items()}, os.path.join(folder, "golden.safetensors"),
-        metadata={"task": case["task"], "pool": case.get("pool", ""), "adapters": json.dumps(metas), "seed": str(SEED), "step": str(STEP),
-                  "torch": torch.__version__, "transformers": transformers.__version__, "safetensors": safetensors.__version__},
+        metadata=record(task=case["task"], pool=case.get("pool", ""), adapters=metas, seed=SEED, step=STEP),
     )
     print(f"{name}: loss {loss.item():.4f}, {len(metas)} adapters, {box[0].site} dropout sites")
 
@@ -362,5 +363,12 @@ def hash_of(name):
     return sum((i + 1) * ord(c) for i, c in enumerate(name))
 
 
-for name, case in CASES.items():
-    run(name, case)
+def record(**facts):
+    """Metadata under one key, as several are written in an order that changes from run to run."""
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "safetensors": safetensors.__version__}
+    return {"golden": json.dumps({**facts, "versions": versions})}
+
+
+if __name__ == "__main__":
+    for name, case in CASES.items():
+        run(sys.argv[1], name, case)
