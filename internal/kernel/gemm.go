@@ -4,6 +4,7 @@ const (
 	narrow     = 128  // a dimension up to which the paths for thin products are taken
 	panelDepth = 1024 // steps of k that a thin product sums in one go
 	outerDepth = 64   // rows that a product over long k takes at a time
+	directLd   = 128  // row stride up to which a transposed operand is read in place
 	chunkRows  = 96   // rows of C in one job of a thin product
 	chunkCols  = 128  // columns of C in one job of a product over long k
 )
@@ -18,7 +19,7 @@ const (
 // operand in place; others pack both.
 func Gemm(p *Pool, transA, transB bool, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
 	checkGemm("Gemm", transA, transB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
-	g := gemm[float32]{p: p, kn: cur.row, square: cur.f32, transA: transA, transB: transB, m: m, n: n, k: k,
+	g := gemm[float32]{p: p, kn: cur.row, narrow: cur.narrow, square: cur.f32, transA: transA, transB: transB, m: m, n: n, k: k,
 		alpha: alpha, a: a, lda: lda, b: b, ldb: ldb, beta: beta, c: c, ldc: ldc, scale: cur.vec.scale}
 	g.run()
 }
@@ -26,7 +27,7 @@ func Gemm(p *Pool, transA, transB bool, m, n, k int, alpha float32, a []float32,
 // GemmF64 is Gemm in float64.
 func GemmF64(p *Pool, transA, transB bool, m, n, k int, alpha float64, a []float64, lda int, b []float64, ldb int, beta float64, c []float64, ldc int) {
 	checkGemm("GemmF64", transA, transB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
-	g := gemm[float64]{p: p, kn: cur.f64, square: cur.f64, transA: transA, transB: transB, m: m, n: n, k: k,
+	g := gemm[float64]{p: p, kn: cur.f64, narrow: cur.f64, square: cur.f64, transA: transA, transB: transB, m: m, n: n, k: k,
 		alpha: alpha, a: a, lda: lda, b: b, ldb: ldb, beta: beta, c: c, ldc: ldc, scale: goScale64}
 	g.run()
 }
@@ -53,7 +54,8 @@ func goScale64(alpha float64, x []float64) {
 // gemm is one call of Gemm or GemmF64.
 type gemm[T float] struct {
 	p              *Pool
-	kn, square     *tileKernel[T]
+	kn, narrow     *tileKernel[T] // strided
+	square         *tileKernel[T]
 	transA, transB bool
 	m, n, k        int
 	alpha          T
@@ -78,10 +80,11 @@ func (g *gemm[T]) run() {
 		return
 	}
 	switch {
+	// Swapping moves C once more, not swapping packs A: the smaller one.
+	case g.transA && !g.transB && (g.m <= narrow || g.n <= narrow && g.k < 2*g.n):
+		g.outer(false)
 	case g.transA && g.n <= narrow && g.m >= g.n:
 		g.outer(true)
-	case g.transA && g.m <= narrow && !g.transB:
-		g.outer(false)
 	case !g.transA && (g.n <= narrow || g.k <= narrow):
 		g.thin()
 	default:
@@ -133,6 +136,9 @@ func (g *gemm[T]) general() {
 func (g *gemm[T]) thin() {
 	s := takeScratch[T]()
 	defer s.release()
+	if g.n <= g.narrow.nr {
+		g.kn = g.narrow
+	}
 	packed := g.packedB(g.kn, &s.c)
 	jobs := (g.m + chunkRows - 1) / chunkRows
 	g.p.Run(jobs, func(_, job int) {
@@ -163,15 +169,25 @@ func (g *gemm[T]) thinRows(i, h int, packed, tile []T) {
 		}
 		if w > 0 {
 			kn.strided(d, a, g.lda, 1, &packed[(full*g.k+k0)*kn.nr], kn.nr, 0, &tile[0], kn.nr, h, 1, 0)
-			storeTile(g.c[i*g.ldc+full*kn.nr:], g.ldc, tile, kn.nr, h, w, acc != 0)
+			kn.storeTile(g.c[i*g.ldc+full*kn.nr:], g.ldc, tile, kn.nr, h, w, acc != 0)
 		}
 		acc = 1
 	}
 }
 
-// outer is op(A)·op(B) as a sum of outer products over a long k, with A stored
-// (k, m). One operand, X (k, few), is small and packed; the other, Y (k, many),
-// is read in place, row by row. Swapped, Y is A and the product is Cᵀ.
+// outer is op(A)·op(B) as a sum of outer products, with A stored (k, m): one
+// operand, X (k, few), is read by columns, the other, Y (k, many), in place by
+// rows. Swapped, Y is A and the product is Cᵀ.
+type outer[T float] struct {
+	*gemm[T]
+	few, many int
+	x, y      []T
+	xrs, xcs  int // strides in X of a step and of a column within a panel
+	xps       int // and of a panel of mr columns
+	ldy       int
+	swapped   bool
+}
+
 func (g *gemm[T]) outer(swapped bool) {
 	s := takeScratch[T]()
 	defer s.release()
@@ -181,43 +197,50 @@ func (g *gemm[T]) outer(swapped bool) {
 		o.few, o.many, o.y, o.ldy = g.n, g.m, g.a, g.lda
 		x, ldx, transX = g.b, g.ldb, g.transB
 	}
-	// X in panels of rows of C, [panel][k][mr].
-	mr := g.kn.mr
+	o.packX(x, ldx, transX, &s.c)
+	rows := (o.few + chunkRows - 1) / chunkRows
+	cols := (o.many + chunkCols - 1) / chunkCols
+	g.p.Run(rows*cols, func(_, job int) {
+		i := job % rows * chunkRows
+		o.block(i, min(i+chunkRows, o.few), job/rows*chunkCols)
+	})
+}
+
+// packX copies alpha·X to panels [k][mr], unless it can be read in place.
+func (o *outer[T]) packX(x []T, ldx int, transX bool, buf *[]T) {
+	mr := o.kn.mr
+	if o.alpha == 1 && !transX && ldx <= directLd {
+		o.x, o.xrs, o.xcs, o.xps = x, ldx, 1, mr
+		return
+	}
 	panels := (o.few + mr - 1) / mr
-	o.x = grow(&s.c, panels*mr*g.k)
-	for p := range panels {
-		dst, h := o.x[p*mr*g.k:][:mr*g.k], min(mr, o.few-p*mr)
+	o.x, o.xrs, o.xcs, o.xps = grow(buf, panels*mr*o.k), mr, 1, mr*o.k
+	o.p.Run(panels, func(_, p int) {
+		dst, h := o.x[p*o.xps:][:o.xps], min(mr, o.few-p*mr)
 		if transX {
-			g.kn.transpose(dst, mr, x[p*mr*ldx:], ldx, h, g.k)
+			o.kn.transpose(dst, mr, x[p*mr*ldx:], ldx, h, o.k)
 		} else {
-			packColumns(dst, mr, x, ldx, p*mr, h, 0, g.k)
+			packColumns(dst, mr, x, ldx, p*mr, h, 0, o.k)
 		}
-	}
-	if g.alpha != 1 {
-		g.scale(g.alpha, o.x)
-	}
-	g.p.Run((o.many+chunkCols-1)/chunkCols, func(_, job int) { o.columns(job * chunkCols) })
+		if o.alpha != 1 {
+			o.scale(o.alpha, dst)
+		}
+	})
 }
 
-type outer[T float] struct {
-	*gemm[T]
-	few, many int
-	x, y      []T
-	ldy       int
-	swapped   bool
-}
-
-// columns computes columns [j0, j0+chunkCols) of C, or of Cᵀ.
-func (o *outer[T]) columns(j0 int) {
+// block computes rows [i0, i1) and columns from j0 on, at most chunkCols, of C,
+// or of Cᵀ.
+func (o *outer[T]) block(i0, i1, j0 int) {
 	s := takeScratch[T]()
 	defer s.release()
 	kn := o.kn
 	cols := min(chunkCols, o.many-j0)
-	c, ldc, acc := o.c, o.ldc, 0
+	var c []T
+	ldc, acc := o.ldc, 0
 	if o.swapped {
-		c, ldc = grow(&s.a, o.few*chunkCols), chunkCols
+		c, ldc = grow(&s.a, (i1-i0)*chunkCols), chunkCols
 	} else {
-		c = c[j0:]
+		c = o.c[i0*ldc+j0:]
 		if o.beta == 1 {
 			acc = 1
 		}
@@ -234,31 +257,33 @@ func (o *outer[T]) columns(j0 int) {
 				copy(edge[i*kn.nr:][:w], y[i*o.ldy+full*kn.nr:])
 			}
 		}
-		for i := 0; i < o.few; i += kn.mr {
-			h := min(kn.mr, o.few-i)
-			x := &o.x[i*o.k+k0*kn.mr]
+		for i := i0; i < i1; i += kn.mr {
+			h := min(kn.mr, i1-i)
+			x := &o.x[i/kn.mr*o.xps+k0*o.xrs]
+			ci := (i - i0) * ldc
 			if full > 0 {
-				kn.strided(d, x, 1, kn.mr, &y[0], o.ldy, kn.nr, &c[i*ldc], ldc, h, full, acc)
+				kn.strided(d, x, o.xcs, o.xrs, &y[0], o.ldy, kn.nr, &c[ci], ldc, h, full, acc)
 			}
 			if w > 0 {
-				kn.strided(d, x, 1, kn.mr, &edge[0], kn.nr, 0, &s.tile[0], kn.nr, h, 1, 0)
-				storeTile(c[i*ldc+full*kn.nr:], ldc, s.tile, kn.nr, h, w, acc != 0)
+				kn.strided(d, x, o.xcs, o.xrs, &edge[0], kn.nr, 0, &s.tile[0], kn.nr, h, 1, 0)
+				kn.storeTile(c[ci+full*kn.nr:], ldc, s.tile, kn.nr, h, w, acc != 0)
 			}
 		}
 		acc = 1
 	}
 	if o.swapped {
-		o.storeTransposed(c, j0, cols, s)
+		o.storeTransposed(c, i0, i1, j0, cols, s)
 	}
 }
 
-// storeTransposed moves Cᵀ (few, cols) to rows [j0, j0+cols) of C.
-func (o *outer[T]) storeTransposed(ct []T, j0, cols int, s *scratch[T]) {
+// storeTransposed moves rows of Cᵀ to columns [i0, i1) of C, rows from j0 on.
+func (o *outer[T]) storeTransposed(ct []T, i0, i1, j0, cols int, s *scratch[T]) {
+	c := o.c[j0*o.ldc+i0:]
 	if o.beta != 1 {
-		o.kn.transpose(o.c[j0*o.ldc:], o.ldc, ct, chunkCols, o.few, cols)
+		o.kn.transpose(c, o.ldc, ct, chunkCols, i1-i0, cols)
 		return
 	}
-	t := grow(&s.b, cols*o.few)
-	o.kn.transpose(t, o.few, ct, chunkCols, o.few, cols)
-	storeTile(o.c[j0*o.ldc:], o.ldc, t, o.few, cols, o.few, true)
+	t := grow(&s.b, cols*(i1-i0))
+	o.kn.transpose(t, i1-i0, ct, chunkCols, i1-i0, cols)
+	o.kn.storeTile(c, o.ldc, t, i1-i0, cols, i1-i0, true)
 }

@@ -146,7 +146,7 @@ func checkB(what string, b []float32, k, n, ldb int, transposed bool) {
 
 // Mul sets C = act(A·B + bias) + residual for A (m, K) with row stride lda and
 // C (m, N) with row stride ldc; e may be nil. The sum is accumulated in
-// float32, in blocks of at most 256 steps of K. C must not overlap A. It panics
+// float32, in blocks of at most 768 steps of K. C must not overlap A. It panics
 // when a slice is too short.
 func (b *PackedB) Mul(p *Pool, m int, a []float32, lda int, c []float32, ldc int, e *Epilogue) {
 	checkMatrix("Mul: A", len(a), m, b.K, lda)

@@ -8,16 +8,17 @@ import (
 
 // path is one set of implementations.
 type path struct {
-	name string
-	vec  *vecOps
-	f32  *tileKernel[float32] // square products, packed operands
-	slim *tileKernel[float32] // narrow products, if another kernel is better there
-	row  *tileKernel[float32] // strided operands, narrow products (never packed8)
-	f64  *tileKernel[float64]
-	bf16 *tileKernel[float32] // multiplies pairs of bf16, or nil
+	name   string
+	vec    *vecOps
+	f32    *tileKernel[float32] // square products, packed operands
+	slim   *tileKernel[float32] // narrow products, if another kernel is better there
+	row    *tileKernel[float32] // strided operands, narrow products (never packed8)
+	narrow *tileKernel[float32] // as row, for products of at most narrow.nr columns
+	f64    *tileKernel[float64]
+	bf16   *tileKernel[float32] // multiplies pairs of bf16, or nil
 }
 
-var goPath = path{name: "go", vec: &goVec, f32: &goTile32, slim: &goTile32, row: &goTile32, f64: &goTile64}
+var goPath = path{name: "go", vec: &goVec, f32: &goTile32, slim: &goTile32, row: &goTile32, narrow: &goTile32, f64: &goTile64}
 
 // present lists the paths of this machine, best first; cur is the one in use.
 var (

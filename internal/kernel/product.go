@@ -6,7 +6,7 @@ import "unsafe"
 // of blockRows x blockDepth stays in the second-level cache while panels of B,
 // blockDepth x nr, pass through the first-level one.
 const (
-	blockDepth = 256 // steps of k
+	blockDepth = 768 // steps of k: 384 was 1 to 2 % slower on the machine of BENCHMARKS.md
 	blockRows  = 192
 	directCols = 4 // panels of B up to which packing A does not pay
 )
@@ -62,7 +62,7 @@ func (q *product[T]) block(p0, p1, j0, j1 int) {
 	steps := kn.depth(q.k)
 	// Equal depths rather than one short last block.
 	nk := max(1, (steps+blockDepth-1)/blockDepth)
-	kc := ((steps+nk-1)/nk + 7) &^ 7
+	kc := max(8, ((steps+nk-1)/nk+7)&^7)
 	direct := kn.packed == nil && !q.transA && !q.roundA && j1-j0 <= directCols
 	for k0 := 0; k0 == 0 || k0 < steps; k0 += kc {
 		d := min(kc, steps-k0)
@@ -114,7 +114,7 @@ func (t *tiles[T]) tile(p, j int, b *T) {
 		kn.strided(t.d, a, t.ars, t.acs, b, kn.nr, 0, c, t.ldc, h, 1, acc)
 	default:
 		kn.strided(t.d, a, t.ars, t.acs, b, kn.nr, 0, &t.s.tile[0], kn.nr, h, 1, 0)
-		storeTile(t.c[row*t.ldc+col:], t.ldc, t.s.tile, kn.nr, h, w, t.acc)
+		kn.storeTile(t.c[row*t.ldc+col:], t.ldc, t.s.tile, kn.nr, h, w, t.acc)
 	}
 	if t.last && t.finish != nil {
 		t.finish(row, h, col, w)
@@ -122,15 +122,16 @@ func (t *tiles[T]) tile(p, j int, b *T) {
 }
 
 // storeTile moves h x w elements of a tile to C, or adds them.
-func storeTile[T float](c []T, ldc int, tile []T, ldt, h, w int, acc bool) {
+func (kn *tileKernel[T]) storeTile(c []T, ldc int, tile []T, ldt, h, w int, acc bool) {
 	for i := range h {
 		dst, src := c[i*ldc:][:w], tile[i*ldt:][:w]
-		if !acc {
+		switch {
+		case !acc:
 			copy(dst, src)
-			continue
-		}
-		for x, v := range src {
-			dst[x] += v
+		case w < 8:
+			goAddTo(dst, src)
+		default:
+			kn.addTo(dst, src)
 		}
 	}
 }

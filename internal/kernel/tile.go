@@ -23,6 +23,9 @@ type tileKernel[T float] struct {
 	// transpose is Transpose for this type.
 	transpose func(dst []T, ldd int, src []T, lds, rows, cols int)
 
+	// addTo adds src to dst, of equal lengths of at least 1.
+	addTo func(dst, src []T)
+
 	pairs bool // packed only: an element is a pair of bf16, two steps of k
 }
 
@@ -38,9 +41,15 @@ func (kn *tileKernel[T]) depth(k int) int {
 }
 
 var (
-	goTile32 = tileKernel[float32]{name: "go-4x4", mr: 4, nr: 4, strided: goStrided[float32], transpose: goTranspose[float32]}
-	goTile64 = tileKernel[float64]{name: "go-4x4", mr: 4, nr: 4, strided: goStrided[float64], transpose: goTranspose[float64]}
+	goTile32 = tileKernel[float32]{name: "go-4x4", mr: 4, nr: 4, strided: goStrided[float32], transpose: goTranspose[float32], addTo: goAddTo[float32]}
+	goTile64 = tileKernel[float64]{name: "go-4x4", mr: 4, nr: 4, strided: goStrided[float64], transpose: goTranspose[float64], addTo: goAddTo[float64]}
 )
+
+func goAddTo[T float](dst, src []T) {
+	for i, v := range src {
+		dst[i] += v
+	}
+}
 
 // at is p[i] without a bounds check. The result must lie inside the slice: the
 // garbage collector may see it.

@@ -211,3 +211,5 @@ func avx2Transpose(dst []float32, ldd int, src []float32, lds, rows, cols int) {
 		goTranspose(dst[r8:], ldd, src[r8*lds:], lds, rows-r8, cols)
 	}
 }
+
+func avx2AddTo(dst, src []float32) { addAVX2(&dst[0], &dst[0], &src[0], len(dst)) }

@@ -14,8 +14,8 @@ import (
 //	func name(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int)
 //
 // with the meaning of tileKernel.strided. There is one body for each m, so that
-// no row is computed in vain. Rows 0 to 2 of A are reached from one pointer and
-// 3 to 5 from a second, with the index ars once and twice.
+// no row is computed in vain. Three rows of A are reached from one pointer, with
+// the index ars once and twice.
 func genStrided(name string, mr, nv int, f64 bool) {
 	o := strided{mr: mr, nv: nv, shift: 2, bcast: VBROADCASTSS, fma: VFMADD231PS, typ: "float32"}
 	if f64 {
@@ -52,7 +52,8 @@ type strided struct {
 	fma                             func(ops ...Op)
 	typ                             string
 	a, b, c, ars, acs, brs, ldc, nj reg.Register
-	pa, pa3, pb                     reg.Register
+	pa                              []reg.Register // of rows 0, 3, 6
+	pb                              reg.Register
 }
 
 // rows emits the body for m rows.
@@ -74,12 +75,14 @@ func (o *strided) rows(m int) {
 	for i := range nacc {
 		VXORPS(yregs[i], yregs[i], yregs[i])
 	}
-	o.pa, o.pa3, o.pb = GP64(), GP64(), GP64()
-	MOVQ(o.a, o.pa)
+	o.pa, o.pb = []reg.Register{GP64()}, GP64()
+	MOVQ(o.a, o.pa[0])
 	MOVQ(o.b, o.pb)
-	if m > 3 {
-		LEAQ(Mem{Base: o.a, Index: o.ars, Scale: 2}, o.pa3)
-		ADDQ(o.ars, o.pa3)
+	for i := 3; i < m; i += 3 {
+		last, next := o.pa[len(o.pa)-1], GP64()
+		LEAQ(Mem{Base: last, Index: o.ars, Scale: 2}, next)
+		ADDQ(o.ars, next)
+		o.pa = append(o.pa, next)
 	}
 	k := Load(Param("k"), GP64())
 	SUBQ(Imm(4), k)
@@ -144,10 +147,7 @@ func (o *strided) step(m int, acc func(i, j int) reg.Register) {
 	}
 	ADDQ(o.brs, o.pb)
 	for i := range m {
-		src := Mem{Base: o.pa}
-		if i >= 3 {
-			src.Base = o.pa3
-		}
+		src := Mem{Base: o.pa[i/3]}
 		if i%3 > 0 {
 			src.Index, src.Scale = o.ars, uint8(i%3)
 		}
@@ -157,9 +157,8 @@ func (o *strided) step(m int, acc func(i, j int) reg.Register) {
 			o.fma(yregs[nacc+j], av, acc(i, j))
 		}
 	}
-	ADDQ(o.acs, o.pa)
-	if m > 3 {
-		ADDQ(o.acs, o.pa3)
+	for _, p := range o.pa {
+		ADDQ(o.acs, p)
 	}
 }
 
