@@ -4,9 +4,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
+	"path/filepath"
 	"reflect"
-	"strings"
 	"testing"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -26,12 +25,16 @@ func TestIdenticalOnReferences(t *testing.T) {
 
 // opTypes are the types of package graph that have a method Inputs.
 func opTypes(t *testing.T) map[string]bool {
-	pkgs, err := parser.ParseDir(token.NewFileSet(), "..", func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
+	files, err := filepath.Glob("../*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	types := map[string]bool{}
-	for _, f := range pkgs["graph"].Files {
+	for _, name := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, d := range f.Decls {
 			fn, ok := d.(*ast.FuncDecl)
 			if !ok || fn.Recv == nil || fn.Name.Name != "Inputs" {
