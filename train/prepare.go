@@ -29,6 +29,9 @@ func Prepare(m *model.Model, a *adapter.Adapter, spec task.Spec, o model.BuildOp
 	j.Save = func(dir string, params []float32) error {
 		trained := copyAdapter(a)
 		model.ReadParams(program, params, trained)
+		if len(built.Head) > 0 && !built.HeadTrained { // a frozen head was drawn once: the adapter means nothing without it
+			trained.Head = built.Head
+		}
 		if trained.TaskType == "" {
 			trained.TaskType = taskType(spec.Kind)
 		}

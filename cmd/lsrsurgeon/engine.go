@@ -1,0 +1,79 @@
+package main
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lsrsurgeon/lsrsurgeon/engine/cpu"
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+)
+
+// engineFlags choose where and how programs run.
+type engineFlags struct {
+	device, precision, baseDType, memory string
+	threads                              int
+	profile                              bool
+}
+
+func (f *engineFlags) add(c *cobra.Command) {
+	fl := c.Flags()
+	fl.StringVar(&f.device, "device", "auto", "device: auto or cpu")
+	enumFlag(c, &f.precision, "precision", "of products with frozen weights", "f32", "bf16")
+	enumFlag(c, &f.baseDType, "base-dtype", "how frozen weights are held in memory", "auto", "f32", "bf16", "int8")
+	fl.IntVar(&f.threads, "threads", 0, "threads (default: one per processor); results do not depend on it")
+	fl.StringVar(&f.memory, "memory", "", "refuse to use more than this: 8GiB")
+	fl.BoolVar(&f.profile, "profile", false, "print the time per operation")
+}
+
+// open opens the engine that the flags ask for.
+func (f *engineFlags) open(a *app) (graph.Engine, error) {
+	if f.device != "auto" && f.device != "cpu" {
+		return nil, &usageError{msg: "--device " + f.device + ": this build runs on the CPU", hint: "use --device cpu or auto"}
+	}
+	limit, err := parseBytes(f.memory)
+	if err != nil {
+		return nil, err
+	}
+	base := f.baseDType
+	if base == "auto" {
+		base = ""
+	}
+	e, err := cpu.New(cpu.Options{Threads: threads(f.threads), Precision: f.precision, BaseDType: base, MemoryLimit: limit})
+	if err != nil {
+		return nil, &usageError{msg: err.Error()}
+	}
+	return e, nil
+}
+
+// parseBytes reads 8GiB, 500MB or a number of bytes.
+func parseBytes(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	units := []struct {
+		suffix string
+		n      float64
+	}{{"gib", 1 << 30}, {"mib", 1 << 20}, {"kib", 1 << 10}, {"gb", 1e9}, {"mb", 1e6}, {"kb", 1e3}, {"b", 1}, {"", 1}}
+	low := strings.ToLower(strings.TrimSpace(s))
+	for _, u := range units {
+		num, ok := strings.CutSuffix(low, u.suffix)
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
+		if err != nil || v <= 0 {
+			break
+		}
+		return int64(v * u.n), nil
+	}
+	return 0, usagef("%q is not a size: write 8GiB or 500MB", s)
+}
+
+// sortTimes puts the longest first.
+func sortTimes(t []graph.OpTime) {
+	slices.SortFunc(t, func(x, y graph.OpTime) int { return cmp.Compare(y.Seconds, x.Seconds) })
+}

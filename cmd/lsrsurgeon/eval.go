@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lsrsurgeon/lsrsurgeon/model"
+	"github.com/lsrsurgeon/lsrsurgeon/task"
+	"github.com/lsrsurgeon/lsrsurgeon/train"
+)
+
+type evalOptions struct {
+	dataFlags
+	engineFlags
+	base, data, split, pool, out string
+	batch                        int
+}
+
+func (o *evalOptions) add(c *cobra.Command) {
+	o.dataFlags.add(c)
+	o.engineFlags.add(c)
+	f := c.Flags()
+	f.StringVar(&o.base, "model", "", "base model (default: the one that the adapter names)")
+	f.StringVar(&o.data, "data", "", "data: a file, or a directory of the task")
+	f.IntVar(&o.batch, "batch-size", 32, "sequences of a batch; results do not depend on it")
+	enumFlag(c, &o.pool, "pool", "what the head reads of a sequence", "auto", "cls", "mean", "last")
+	must(c.MarkFlagRequired("data"))
+}
+
+func newEval(a *app) *cobra.Command {
+	o := &evalOptions{}
+	c := &cobra.Command{
+		Use:   "eval ADAPTER|MODEL",
+		Short: "Compute the metrics of a task",
+		Example: `  lsrsurgeon eval run --task mrpc --data glue/MRPC
+  lsrsurgeon eval MODEL --task lm --data held-out.txt --json`,
+		Args: exactArgs("ADAPTER or MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error { return runEval(cmd.Context(), a, args[0], o) },
+	}
+	o.add(c)
+	enumFlag(c, &o.split, "split", "part of the data", "dev", "train", "test")
+	return c
+}
+
+func runEval(ctx context.Context, a *app, path string, o *evalOptions) error {
+	s, err := openSession(a, path, o.base)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	sp, err := o.spec(s)
+	if err != nil {
+		return err
+	}
+	split := map[string]task.Split{"dev": task.Dev, "train": task.Train, "test": task.Test}[o.split]
+	data, set, err := s.dataset(ctx, &o.dataFlags, sp, o.data, split, false)
+	if err != nil {
+		return err
+	}
+	out, err := evaluate(ctx, a, s, data.Spec, set, o)
+	if err != nil {
+		return err
+	}
+	m, err := task.Score(data.Spec, data.Examples, out)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]any{"schema": schemaVersion, "path": path, "task": sp.Name, "data": data.Path, "sequences": set.Len(), "tokens": set.Tokens(), "metrics": metricValues(m)})
+	}
+	t := newTable("metric", ">value")
+	for _, v := range m {
+		t.add(v.Name, fmt.Sprintf("%.4f", v.Value))
+	}
+	t.write(a.out, a.outTTY)
+	return nil
+}
+
+func metricValues(m []task.Metric) map[string]any {
+	out := map[string]any{}
+	for _, v := range m {
+		if v.Value == v.Value {
+			out[v.Name] = v.Value
+		} else {
+			out[v.Name] = nil // not defined
+		}
+	}
+	return out
+}
+
+// evaluate runs the model over a dataset.
+func evaluate(ctx context.Context, a *app, s *session, sp task.Spec, set *task.Dataset, o *evalOptions) ([]task.Output, error) {
+	net, built, err := s.net(sp, model.BuildOptions{Pool: pools[o.pool]})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.headKnown(built); err != nil {
+		return nil, err
+	}
+	e, err := o.engineFlags.open(a)
+	if err != nil {
+		return nil, err
+	}
+	ev, err := train.NewEvaluator(e, net, set, task.BatchOptions{Size: o.batch})
+	if err != nil {
+		return nil, err
+	}
+	defer ev.Close()
+	bar := a.progress("eval")
+	defer bar.done()
+	return ev.Run(ctx, func(done, total int) { bar.update(int64(done), int64(total), "") })
+}
+
+func newPredict(a *app) *cobra.Command {
+	o := &evalOptions{}
+	c := &cobra.Command{
+		Use:   "predict ADAPTER|MODEL",
+		Short: "Predict for every example: one JSON object a line on stdout",
+		Example: `  echo '{"text": "A fine film."}' | lsrsurgeon predict run --data - --labels negative,positive
+  lsrsurgeon predict run --task mrpc --data pairs.tsv`,
+		Args: exactArgs("ADAPTER or MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error { return runPredict(cmd.Context(), a, args[0], o) },
+	}
+	o.add(c)
+	return c
+}
+
+func runPredict(ctx context.Context, a *app, path string, o *evalOptions) error {
+	s, err := openSession(a, path, o.base)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if o.labels == "" {
+		for i, n := range s.model.Config().LabelNames {
+			if i > 0 {
+				o.labels += ","
+			}
+			o.labels += n
+		}
+	}
+	sp, err := o.spec(s)
+	if err != nil {
+		return err
+	}
+	data, err := readPredict(a, s, o, sp)
+	if err != nil {
+		return err
+	}
+	set, err := s.encode(ctx, &o.dataFlags, data, true)
+	if err != nil {
+		return err
+	}
+	out, err := evaluate(ctx, a, s, data.Spec, set, o)
+	if err != nil {
+		return err
+	}
+	if data.Spec.Kind == task.LM {
+		for i, x := range out {
+			line := map[string]any{"index": i, "loss": x.Loss / float64(max(x.Count, 1)), "tokens": x.Count}
+			if err := a.printJSON(line); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	answers, err := task.Predictions(data.Spec, data.Examples, out)
+	if err != nil {
+		return err
+	}
+	e := json.NewEncoder(a.out)
+	for _, p := range answers {
+		if err := e.Encode(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readPredict reads the input, from stdin where it is "-": JSON lines if it
+// starts with a brace, tab-separated text otherwise.
+func readPredict(a *app, s *session, o *evalOptions, sp task.Spec) (*task.Data, error) {
+	ro, err := o.read(s, sp)
+	if err != nil {
+		return nil, err
+	}
+	ro.Unlabelled = true
+	if o.data != "-" {
+		if _, err := os.Stat(o.data); err != nil {
+			return nil, err
+		}
+		return task.Read(sp, o.data, task.Test, ro)
+	}
+	b, err := io.ReadAll(a.in)
+	if err != nil {
+		return nil, err
+	}
+	format := "tsv"
+	if t := bytes.TrimSpace(b); len(t) > 0 && t[0] == '{' {
+		format = "jsonl"
+	} else if sp.Kind == task.LM {
+		format = "txt"
+	}
+	return task.ReadFrom(sp, bytes.NewReader(b), "standard input", format, task.Test, ro)
+}

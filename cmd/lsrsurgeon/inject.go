@@ -1,0 +1,142 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/decompose"
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/model"
+)
+
+type injectOptions struct {
+	adapterFlags
+	out, into, taskType, saveModules string
+}
+
+func newInject(a *app) *cobra.Command {
+	o := &injectOptions{}
+	c := &cobra.Command{
+		Use:   "inject MODEL -o ADAPTER",
+		Short: "Make an adapter for a model's linear layers",
+		Long: `Makes an adapter with its starting values for the linear layers of MODEL and
+writes it as a directory. Every target, exclusion, layer and override must
+match something, else nothing is written. Unless --init paper is asked for, the
+update is checked to be exactly zero, so that the adapted model starts as the
+base model.`,
+		Example: `  lsrsurgeon inject MODEL -o adapter --method lsr --rank 2x2 --terms 16 --target query,value
+  lsrsurgeon inject MODEL -o adapter --method lora --rank 8 --target all-linear --layers 8-11
+  lsrsurgeon inject MODEL -o adapter --into combined`,
+		Args: exactArgs("MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.set = changed(cmd)
+			return runInject(a, args[0], o)
+		},
+	}
+	o.add(c)
+	f := c.Flags()
+	f.StringVarP(&o.out, "output", "o", "", "directory to write the adapter to")
+	f.StringVar(&o.into, "into", "", "also write base and adapter tensors as one checkpoint")
+	enumFlag(c, &o.taskType, "task-type", "PEFT's task type", "auto", "none", "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION")
+	f.StringVar(&o.saveModules, "modules-to-save", "", "modules trained whole and saved with the adapter (default: the classification head, if one is trained)")
+	must(c.MarkFlagRequired("output"))
+	return c
+}
+
+func runInject(a *app, path string, o *injectOptions) error {
+	ck, err := a.open(path)
+	if err != nil {
+		return err
+	}
+	defer ck.Close()
+	if err := a.checkOutputs(path, o.out, o.into); err != nil {
+		return err
+	}
+	sites, known, err := model.SitesOf(ck)
+	if err != nil {
+		return err
+	}
+	cfg, err := o.config(sites)
+	if err != nil {
+		return err
+	}
+	cfg.BaseModel = baseName(path)
+	if cfg.BaseHash, err = ck.Fingerprint(); err != nil {
+		return err
+	}
+	cfg.TaskType = o.taskTypeOf(ck, known)
+	cfg.ModulesToSave = splitList(o.saveModules)
+	ad, err := adapter.New(sites, cfg, &decompose.Reader{Checkpoint: ck, Seed: o.seed})
+	if err != nil {
+		return err
+	}
+	norm, noOp, err := ad.Start()
+	if err != nil {
+		return err
+	}
+	if err := ad.Save(o.out, a.force); err != nil {
+		return err
+	}
+	if o.into != "" {
+		if err := adapter.WriteInto(ck, ad, o.into, a.force); err != nil {
+			return err
+		}
+	}
+	n := adapter.ParamCount(ad.Modules)
+	if a.json {
+		names := []string{}
+		for _, m := range ad.Modules {
+			names = append(names, m.Module)
+		}
+		return a.printJSON(map[string]any{"schema": schemaVersion, "adapter": o.out, "method": cfg.Method, "settings": settingsText(cfg.Settings), "modules": names, "trainable": n, "no_op": noOp, "largest_update_norm": norm, "into": o.into})
+	}
+	fmt.Fprintf(a.out, "%s: %s %s on %d modules, %s trainable parameters\n", o.out, cfg.Method, settingsText(cfg.Settings), len(ad.Modules), commas(n))
+	if noOp {
+		fmt.Fprintln(a.out, "the update is exactly zero: the adapted model starts as the base model")
+	} else {
+		fmt.Fprintf(a.out, "the update is not zero at the start: largest norm of a module %.4g\n", norm)
+	}
+	return nil
+}
+
+// taskTypeOf is PEFT's task type for the model, unless given.
+func (o *injectOptions) taskTypeOf(ck *formats.Checkpoint, known bool) string {
+	switch o.taskType {
+	case "none":
+		return ""
+	case "auto":
+	default:
+		return o.taskType
+	}
+	if !known {
+		return ""
+	}
+	m, err := model.Open(ck)
+	if err != nil {
+		return ""
+	}
+	for _, arch := range m.Config().Architectures {
+		switch {
+		case strings.HasSuffix(arch, "ForCausalLM"), strings.HasSuffix(arch, "LMHeadModel"):
+			return "CAUSAL_LM"
+		}
+	}
+	return ""
+}
+
+// baseName is how an adapter names its base model: an absolute path, or the
+// name in the Hugging Face cache.
+func baseName(path string) string {
+	if !exists(path) {
+		return path
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	return abs
+}

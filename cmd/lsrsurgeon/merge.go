@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/merge"
+	"github.com/lsrsurgeon/lsrsurgeon/model"
+	"github.com/lsrsurgeon/lsrsurgeon/tensor"
+)
+
+type mergeOptions struct {
+	engineFlags
+	out, base, weights, dtype, rounding, shard string
+	seed                                       uint64
+	reversible, check, allowUnchanged, anyBase bool
+	workers                                    int
+	tolerance                                  float64
+}
+
+func newMerge(a *app) *cobra.Command {
+	o := &mergeOptions{}
+	c := &cobra.Command{
+		Use:   "merge ADAPTER... -o MODEL_OUT",
+		Short: "Fold adapters into the base weights",
+		Long: `Writes a copy of the base model with the adapters' updates added to its weights.
+Tensors are streamed tile by tile, every element is rounded once from a wider
+sum, and the output appears whole or not at all. The report says what rounding
+to the output's dtype destroyed of each update.`,
+		Example: `  lsrsurgeon merge run -o merged --check
+  lsrsurgeon merge style task -o merged --weights 0.5,1 --dtype bf16
+  lsrsurgeon merge run -o merged --rounding stochastic --seed 1 --reversible`,
+		Args: minArgs(1, "ADAPTER"),
+		RunE: func(cmd *cobra.Command, args []string) error { return runMerge(cmd.Context(), a, args, o) },
+	}
+	f := c.Flags()
+	f.StringVarP(&o.out, "output", "o", "", "directory of the merged model, or a .safetensors file")
+	f.StringVar(&o.base, "model", "", "base model (default: the one that the adapters name)")
+	f.StringVar(&o.weights, "weights", "", "weight of each adapter: 1,0.5 (default: all 1)")
+	enumFlag(c, &o.dtype, "dtype", "dtype of the merged weights", "keep", "f32", "bf16", "f16")
+	enumFlag(c, &o.rounding, "rounding", "rounding to the dtype", "nearest", "stochastic", "error-feedback")
+	f.Uint64Var(&o.seed, "seed", 0, "seed of stochastic rounding")
+	f.BoolVar(&o.reversible, "reversible", false, "keep what unmerge needs to restore the base bit for bit")
+	f.StringVar(&o.shard, "max-shard-size", "", "cut the output into files of at most this size: 5GB (default: as the base)")
+	f.BoolVar(&o.check, "check", false, "compare the outputs of base and adapter with those of the merged model")
+	f.Float64Var(&o.tolerance, "tolerance", 0, "largest difference that --check accepts (default 1e-4 in f32, 5e-2 of the largest output otherwise)")
+	f.IntVar(&o.workers, "workers", 0, "parallel workers (default: one per processor); the result does not depend on it")
+	f.BoolVar(&o.allowUnchanged, "allow-unchanged", false, "accept tensors whose whole update rounding destroyed")
+	f.BoolVar(&o.anyBase, "any-base", false, "accept a base whose weights are not those that the adapter was made for")
+	must(c.MarkFlagRequired("output"))
+	o.memory, o.device, o.precision, o.baseDType = "", "cpu", "f32", "f32"
+	return c
+}
+
+var dtypeNames = map[string]tensor.DType{"keep": tensor.Invalid, "f32": tensor.F32, "bf16": tensor.BF16, "f16": tensor.F16}
+
+func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) error {
+	weights, err := parseWeights(o.weights, len(adapters))
+	if err != nil {
+		return err
+	}
+	base := o.base
+	if base == "" {
+		if !isAdapterDir(adapters[0]) {
+			return withHint(&usageError{msg: adapters[0] + " is not an adapter directory"}, "give directories that inject or train wrote, or PEFT adapters")
+		}
+		if base, err = baseOf(adapters[0], ""); err != nil {
+			return err
+		}
+	}
+	if o.check && len(adapters) > 1 {
+		return usagef("--check compares with one adapter at a time")
+	}
+	ck, err := a.open(base)
+	if err != nil {
+		if o.base == "" && errors.Is(err, formats.ErrNotFound) {
+			return withHint(err, "the adapter names this base model; give its place with --model")
+		}
+		return err
+	}
+	defer ck.Close()
+	if err := a.checkOutputs(base, o.out); err != nil {
+		return err
+	}
+	sites, _, err := model.SitesOf(ck)
+	if err != nil {
+		return err
+	}
+	loaded, sources, err := loadSources(a, ck, sites, adapters, weights, o.anyBase)
+	if err != nil {
+		return err
+	}
+	plan, err := newMergePlan(a, ck, loaded, sources, o)
+	if err != nil {
+		return err
+	}
+	for _, n := range plan.LeftOut() {
+		a.note("not carried along: %s", n)
+	}
+	bar := a.progress("merge")
+	rep, err := plan.Run(ctx, o.out, func(done, total int64) { bar.update(done, total, bytesText(total)) })
+	bar.done()
+	if err != nil {
+		return err
+	}
+	var proof *comparison
+	if o.check {
+		if proof, err = compareMerged(ctx, a, ck, loaded[0], o); err != nil {
+			return err
+		}
+	}
+	if err := printMerge(a, o.out, rep, proof); err != nil {
+		return err
+	}
+	if proof != nil && !proof.OK {
+		return fmt.Errorf("%w: outputs differ by %.3g, more than %.3g; the merged model is in %s", errCheck, proof.MaxDifference, proof.Tolerance, o.out)
+	}
+	return nil
+}
+
+// errCheck is a merge whose outputs are not those of base and adapter.
+var errCheck = errors.New("the check failed")
+
+func parseWeights(s string, n int) ([]float64, error) {
+	w := make([]float64, n)
+	for i := range w {
+		w[i] = 1
+	}
+	if s == "" {
+		return w, nil
+	}
+	parts := splitList(s)
+	if len(parts) != n {
+		return nil, usagef("--weights has %d numbers for %d adapters", len(parts), n)
+	}
+	for i, p := range parts {
+		v, err := strconv.ParseFloat(p, 64)
+		if err != nil {
+			return nil, usagef("--weights: %q is not a number", p)
+		}
+		w[i] = v
+	}
+	return w, nil
+}
+
+func loadSources(a *app, ck *formats.Checkpoint, sites []adapter.Site, paths []string, weights []float64, anyBase bool) ([]*adapter.Adapter, []merge.Source, error) {
+	var loaded []*adapter.Adapter
+	var sources []merge.Source
+	print := ""
+	for i, p := range paths {
+		ad, err := adapter.Load(p, sites)
+		if err != nil {
+			return nil, nil, err
+		}
+		if ad.BaseHash != "" {
+			if print == "" {
+				if print, err = ck.Fingerprint(); err != nil {
+					return nil, nil, err
+				}
+			}
+			if print != ad.BaseHash {
+				if !anyBase {
+					return nil, nil, withHint(fmt.Errorf("%w: %s was made for other weights than those of %s", merge.ErrMismatch, p, ck.Path()), "give the right base with --model, or --any-base if you mean it")
+				}
+				a.warn("%s was made for other weights than those of %s", p, ck.Path())
+			}
+		}
+		src, err := merge.FromAdapter(ad, weights[i])
+		if err != nil {
+			return nil, nil, err
+		}
+		loaded, sources = append(loaded, ad), append(sources, src)
+	}
+	return loaded, sources, nil
+}
+
+func newMergePlan(a *app, ck *formats.Checkpoint, loaded []*adapter.Adapter, sources []merge.Source, o *mergeOptions) (*merge.Plan, error) {
+	m := merge.Options{DType: dtypeNames[o.dtype], Rounding: merge.Rounding(o.rounding), Seed: o.seed, Workers: threads(o.workers), Replace: a.force, Reversible: o.reversible, AllowUnchanged: o.allowUnchanged}
+	var err error
+	if m.MaxShardSize, err = parseBytes(o.shard); err != nil {
+		return nil, err
+	}
+	if md, err := model.Open(ck); err == nil {
+		if m.Tied, err = md.Tied(); err != nil {
+			return nil, err
+		}
+		m.Config = headConfig(md, loaded)
+	}
+	return merge.NewPlan(ck, sources, m)
+}
+
+// headConfig is what config.json must say about a trained head that the base
+// model has not.
+func headConfig(m *model.Model, loaded []*adapter.Adapter) []merge.ConfigValue {
+	for _, ad := range loaded {
+		for _, t := range ad.Head {
+			classifier := strings.HasSuffix(t.Name, "classifier.weight") || strings.HasSuffix(t.Name, "out_proj.weight") || strings.HasSuffix(t.Name, "score.weight")
+			if !classifier || len(t.Shape) != 2 {
+				continue
+			}
+			arch := m.ClassifierArchitecture()
+			if arch == "" {
+				continue
+			}
+			labels, ids := map[string]string{}, map[string]int{}
+			names := m.Config().LabelNames
+			for i := range t.Shape[0] {
+				n := fmt.Sprintf("LABEL_%d", i)
+				if len(names) == t.Shape[0] {
+					n = names[i]
+				}
+				labels[strconv.Itoa(i)], ids[n] = n, i
+			}
+			return []merge.ConfigValue{{Key: "architectures", Value: []string{arch}}, {Key: "id2label", Value: labels}, {Key: "label2id", Value: ids}}
+		}
+	}
+	return nil
+}
+
+type mergeRow struct {
+	Tensor        string  `json:"tensor"`
+	From          string  `json:"from"`
+	To            string  `json:"to"`
+	Elements      int64   `json:"elements"`
+	Unchanged     int64   `json:"unchanged"`
+	Share         float64 `json:"unchanged_share"`
+	DeltaNorm     float64 `json:"delta_norm"`
+	RelativeError float64 `json:"relative_error"`
+	MaxError      float64 `json:"max_error"`
+}
+
+func mergeRowOf(t merge.TensorReport) mergeRow {
+	return mergeRow{t.Name, t.From.String(), t.To.String(), t.Elements, t.Unchanged, t.Share, t.DeltaNorm, t.RelativeError, t.MaxError}
+}
+
+// lossWarning is the relative error from which a merge is worth a warning: a
+// fifth of the update is noise.
+const lossWarning = 0.2
+
+func printMerge(a *app, out string, r *merge.Report, proof *comparison) error {
+	total := mergeRowOf(r.Total)
+	if total.RelativeError > lossWarning {
+		a.warn("rounding destroyed much of the update: %.1f %% of the elements did not change, the error is %.0f %% of the update; see --dtype and --rounding", 100*total.Share, 100*total.RelativeError)
+	}
+	if a.json {
+		rows := []mergeRow{}
+		for _, t := range r.Tensors {
+			rows = append(rows, mergeRowOf(t))
+		}
+		return a.printJSON(map[string]any{"schema": schemaVersion, "output": out, "files": r.Files, "bytes": r.Bytes, "merged": rows, "total": total, "copied": r.Copied, "added": nonNil(r.Added), "untied": nonNil(r.Untied), "check": proof})
+	}
+	t := newTable("tensor", "dtype", ">elements", ">unchanged", ">|dW|", ">error/|dW|")
+	for _, x := range append(r.Tensors, r.Total) {
+		dt := x.From.String()
+		if x.To != x.From {
+			dt += " > " + x.To.String()
+		}
+		if x.Name == "total" {
+			dt = ""
+		}
+		t.add(x.Name, dt, commas(x.Elements), fmt.Sprintf("%.1f %%", 100*x.Share), float(x.DeltaNorm), float(x.RelativeError))
+	}
+	t.write(a.out, a.outTTY)
+	fmt.Fprintf(a.out, "%s: %d tensors merged, %d copied, %d added, %s\n", out, len(r.Tensors), r.Copied, len(r.Added), bytesText(r.Bytes))
+	if proof != nil {
+		fmt.Fprintf(a.out, "check: largest difference of %s %.3g (accepted: %.3g), same choice for %.1f %% of %d rows\n", proof.What, proof.MaxDifference, proof.Tolerance, 100*proof.Agreement, proof.Rows)
+	}
+	return nil
+}
+
+func nonNil(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}

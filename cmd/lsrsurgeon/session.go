@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/model"
+	"github.com/lsrsurgeon/lsrsurgeon/task"
+	"github.com/lsrsurgeon/lsrsurgeon/text"
+	"github.com/lsrsurgeon/lsrsurgeon/train"
+)
+
+// session is an open base model, the adapter that goes on it if there is one,
+// and its tokenizer once it was asked for.
+type session struct {
+	a       *app
+	ck      *formats.Checkpoint
+	model   *model.Model
+	adapter *adapter.Adapter // nil for a plain model
+	tok     *text.Tokenizer
+}
+
+// isAdapterDir says whether path is an adapter's directory.
+func isAdapterDir(path string) bool { return exists(filepath.Join(path, adapter.ConfigFile)) }
+
+// openSession opens a model, or an adapter with its base model: the one that
+// --model names, else the one that the adapter's configuration names.
+func openSession(a *app, path, base string) (_ *session, err error) {
+	s := &session{a: a}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	modelPath := path
+	if isAdapterDir(path) {
+		if modelPath, err = baseOf(path, base); err != nil {
+			return nil, err
+		}
+	} else if base != "" && base != path {
+		return nil, usagef("%s is not an adapter, so --model has no meaning", path)
+	}
+	if s.ck, err = a.open(modelPath); err != nil {
+		if modelPath != path && errors.Is(err, formats.ErrNotFound) {
+			return nil, withHint(err, "the adapter names this base model; give its place with --model")
+		}
+		return nil, err
+	}
+	if s.model, err = model.Open(s.ck); err != nil {
+		return nil, err
+	}
+	if modelPath != path || isAdapterDir(path) {
+		if s.adapter, err = adapter.Load(path, s.model.Sites()); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// baseOf is the path of an adapter's base model.
+func baseOf(path, given string) (string, error) {
+	switch {
+	case given != "":
+		return given, nil
+	case exists(filepath.Join(path, "config.json")): // base and adapter in one checkpoint
+		return path, nil
+	}
+	ad, err := adapter.Load(path, nil)
+	if err != nil {
+		return "", err
+	}
+	if ad.BaseModel == "" {
+		return "", withHint(&usageError{msg: path + " does not name its base model"}, "give it with --model")
+	}
+	return ad.BaseModel, nil
+}
+
+func (s *session) close() {
+	if s.tok != nil {
+		s.tok.Close()
+	}
+	if s.ck != nil {
+		s.ck.Close()
+	}
+}
+
+// tokenizer loads the base model's tokenizer, or the adapter's own.
+func (s *session) tokenizer() (*text.Tokenizer, error) {
+	if s.tok != nil {
+		return s.tok, nil
+	}
+	o := text.Options{CacheDir: s.a.cacheDir()}
+	t, err := text.Load(s.ck.Dir(), o)
+	if errors.Is(err, text.ErrNoTokenizer) && s.adapter != nil {
+		if own, e := text.Load(s.adapter.Dir, o); e == nil {
+			t, err = own, nil
+		}
+	}
+	if err != nil {
+		if errors.Is(err, text.ErrNoTokenizer) {
+			return nil, withHint(err, "copy tokenizer.json (or vocab.txt) into the model's directory")
+		}
+		return nil, err
+	}
+	s.tok = t
+	return t, nil
+}
+
+// dataFlags say what data a command reads and how.
+type dataFlags struct {
+	task, chat                 string
+	textCol, pairCol, labelCol string
+	labels                     string
+	maxLength, limit           int
+	lines, noPack              bool
+}
+
+// spec looks the task up; without --task it follows from the adapter.
+func (f *dataFlags) spec(s *session) (task.Spec, error) {
+	name := f.task
+	if name == "" {
+		name = "classification"
+		if s.lm() {
+			name = "lm"
+		}
+	}
+	sp, err := task.Lookup(name)
+	if err != nil {
+		return sp, usagef("--task: %v", err)
+	}
+	return sp, nil
+}
+
+// lm says whether the session's model is meant for language modelling.
+func (s *session) lm() bool {
+	if s.adapter != nil && s.adapter.TaskType != "" {
+		return s.adapter.TaskType == "CAUSAL_LM"
+	}
+	for _, a := range s.model.Config().Architectures {
+		if strings.HasSuffix(a, "ForCausalLM") || strings.HasSuffix(a, "LMHeadModel") {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *dataFlags) read(s *session, sp task.Spec) (task.ReadOptions, error) {
+	o := task.ReadOptions{TextColumn: f.textCol, PairColumn: f.pairCol, LabelColumn: f.labelCol, Lines: f.lines, Limit: f.limit}
+	if f.labels != "" {
+		o.Labels = splitList(f.labels)
+	}
+	if f.chat != "" {
+		t, err := task.LookupChatTemplate(f.chat)
+		if err != nil {
+			return o, usagef("--chat-template: %v", err)
+		}
+		o.Chat = t
+	}
+	return o, nil
+}
+
+// dataset reads and tokenises one split.
+func (s *session) dataset(ctx context.Context, f *dataFlags, sp task.Spec, path string, split task.Split, unlabelled bool) (*task.Data, *task.Dataset, error) {
+	ro, err := f.read(s, sp)
+	if err != nil {
+		return nil, nil, err
+	}
+	ro.Unlabelled = unlabelled
+	d, err := task.Read(sp, path, split, ro)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := s.encode(ctx, f, d, unlabelled)
+	return d, set, err
+}
+
+func (s *session) encode(ctx context.Context, f *dataFlags, d *task.Data, unlabelled bool) (*task.Dataset, error) {
+	for _, w := range d.Warnings {
+		s.a.warn("%s", w)
+	}
+	tok, err := s.tokenizer()
+	if err != nil {
+		return nil, err
+	}
+	o := task.DatasetOptions{MaxLength: f.maxLength, Pack: !f.noPack && !f.lines, Unlabelled: unlabelled}
+	limit := s.model.Config().MaxLength
+	if o.MaxLength == 0 {
+		o.MaxLength = d.Spec.MaxLength
+	}
+	if limit > 0 && o.MaxLength > limit {
+		if f.maxLength > limit {
+			return nil, usagef("--max-length %d: the model's positions end at %d", f.maxLength, limit)
+		}
+		o.MaxLength = limit
+	}
+	if eos := tok.Special().EOS; d.Spec.Kind == task.LM && eos.Known() {
+		o.EOS = []int32{eos.ID}
+	}
+	return task.NewDataset(ctx, tok, d, o)
+}
+
+// modelTask is the program that a task needs.
+func modelTask(k task.Kind) model.Task {
+	switch k {
+	case task.Regression:
+		return model.TaskRegression
+	case task.LM:
+		return model.TaskLM
+	}
+	return model.TaskClassification
+}
+
+// net builds the program of a task without training, for evaluation.
+func (s *session) net(sp task.Spec, o model.BuildOptions) (train.Net, *model.Built, error) {
+	o.Task, o.Adapter = modelTask(sp.Kind), s.adapter
+	if sp.Kind != task.LM {
+		o.NumLabels = sp.Outputs()
+	} else {
+		o.Loss = true
+	}
+	b, err := s.model.Build(o)
+	if err != nil {
+		return train.Net{}, nil, err
+	}
+	return train.Net{Program: b.Program, Weights: b.Weights, Params: b.Params, Logits: b.Logits}, b, nil
+}
+
+// headKnown refuses to evaluate with a head that neither the adapter nor the
+// checkpoint holds: its output would be noise.
+func (s *session) headKnown(b *model.Built) error {
+	for _, h := range b.Head {
+		if _, ok := s.ck.Lookup(h.Name); ok {
+			continue
+		}
+		if s.adapter != nil {
+			found := false
+			for _, t := range s.adapter.Head {
+				found = found || t.Name == h.Name
+			}
+			if found {
+				continue
+			}
+		}
+		return withHint(fmt.Errorf("%w: neither the adapter nor %s holds %s: its outputs would be random", adapter.ErrMismatch, s.ck.Path(), h.Name), "train the adapter first; its head is saved with it")
+	}
+	return nil
+}
+
+// pools are the values of --pool.
+var pools = map[string]model.Pool{"auto": model.PoolDefault, "cls": model.PoolCLS, "mean": model.PoolMean, "last": model.PoolLast}
