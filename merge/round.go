@@ -1,0 +1,381 @@
+package merge
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/lsrsurgeon/lsrsurgeon/tensor"
+)
+
+// Rounding is how sums become elements of the output.
+type Rounding string
+
+// The ways of rounding.
+const (
+	// Nearest rounds the exact sum to nearest, ties to even.
+	Nearest Rounding = "nearest"
+	// Stochastic rounds up with the probability of the fraction: unbiased. The
+	// random bits depend on seed, tensor and element alone.
+	Stochastic Rounding = "stochastic"
+	// ErrorFeedback rounds to nearest and carries the error on to the next
+	// element along the input dimension, so that errors cancel in the layer's
+	// response. The carry starts anew with every output and every tile.
+	ErrorFeedback Rounding = "error-feedback"
+)
+
+// binfmt is a float format by what it leaves out of a float64.
+type binfmt struct {
+	drop   uint   // bits of the mantissa
+	rebias uint64 // taken off the exponent, in units of the format's codes
+	tiny   uint64 // bits of the smallest normal number
+	huge   uint64 // bits of the largest finite number
+	width  int    // bytes
+	// slack is how near to the middle between two neighbours a float64 sum may
+	// come, in its last places, before the exact sum has to decide.
+	slack uint64
+}
+
+var binfmts = map[tensor.DType]*binfmt{
+	tensor.BF16: {drop: 45, rebias: (1023 - 127) << 7, tiny: (1023 - 126) << 52, huge: (1023+127)<<52 | 0x7f<<45, width: 2, slack: 1 << 20},
+	tensor.F16:  {drop: 42, rebias: (1023 - 15) << 10, tiny: (1023 - 14) << 52, huge: (1023+15)<<52 | 0x3ff<<42, width: 2, slack: 1 << 18},
+	tensor.F32:  {drop: 29, rebias: (1023 - 127) << 23, tiny: (1023 - 126) << 52, huge: (1023+127)<<52 | 0x7fffff<<29, width: 4, slack: 1 << 12},
+}
+
+const signBit = 1 << 63
+
+// tinyFor returns the bits of the magnitude below which the slack does not cover
+// an error of bound: errBound <= slack/2 · ulp must hold at and above it.
+func (f *binfmt) tinyFor(bound float64) uint64 {
+	if bound == 0 {
+		return f.tiny
+	}
+	_, e := math.Frexp(bound / float64(f.slack) * 2) // < 2^e
+	return max(f.tiny, math.Float64bits(math.Ldexp(1, e+52)))
+}
+
+// sums is what the report of a tensor is made of.
+type sums struct {
+	same      int64 // elements that kept their value
+	zero      int64 // elements with an update of 0
+	sqErr     float64
+	sqDelta   float64
+	maxErr    float64
+	nonFinite int64 // elements of the base that are NaN or infinite: kept
+	overflow  int64 // finite sums outside the range of the dtype
+}
+
+func (s *sums) add(o *sums) {
+	s.same += o.same
+	s.zero += o.zero
+	s.sqErr += o.sqErr
+	s.sqDelta += o.sqDelta
+	s.maxErr = max(s.maxErr, o.maxErr)
+	s.nonFinite += o.nonFinite
+	s.overflow += o.overflow
+}
+
+// rounder rounds the rows of one tensor. It belongs to one worker.
+type rounder struct {
+	t        *target
+	from, to tensor.DType
+	mode     Rounding
+	key      uint64 // of stochastic rounding
+	along    bool   // error feedback runs along the rows (input is the last dimension)
+
+	fmt  *binfmt // of to; nil: every element through exact
+	tiny uint64
+	w    []float64 // one row of the base
+	sums sums
+}
+
+func newRounder(t *target, from, to tensor.DType, o *Options, name string, inputLast bool) *rounder {
+	r := &rounder{t: t, from: from, to: to, mode: o.Rounding, along: inputLast, fmt: binfmts[to]}
+	if r.fmt != nil {
+		r.tiny = r.fmt.tinyFor(t.errBound)
+	}
+	r.key = mix(o.Seed ^ hashName(name))
+	return r
+}
+
+// row rounds columns [c0, c0+len(d)) of row i: src has the base's elements, d
+// the update's, carry the state of error feedback, which is one number or one per
+// column.
+func (r *rounder) row(dst, src []byte, d, carry []float64, i, c0 int) error {
+	if r.mode == Nearest && r.from == tensor.BF16 && r.to == tensor.BF16 {
+		r.nearestBF16(dst, src, d, i, c0)
+		return nil
+	}
+	if cap(r.w) < len(d) {
+		r.w = make([]float64, len(d))
+	}
+	w := r.w[:len(d)]
+	if err := tensor.DecodeF64(w, src, r.from); err != nil {
+		return err
+	}
+	switch {
+	case r.mode == Nearest && r.fmt != nil:
+		return r.nearest(dst, src, w, d, i, c0)
+	case r.mode == Nearest:
+		for k := range d {
+			if err := r.slow(dst, src, w[k], d[k], i, c0, k); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return r.other(dst, src, w, d, carry, i, c0)
+}
+
+// nearestBF16 is nearest for the commonest case, decoding included.
+func (r *rounder) nearestBF16(dst, src []byte, d []float64, i, c0 int) {
+	const drop, half, slack, rebias = 45, 1 << 44, 1 << 20, (1023 - 127) << 7
+	f := binfmts[tensor.BF16]
+	tiny, span := r.tiny, f.huge-r.tiny
+	if r.tiny > f.huge {
+		span = 0
+	}
+	src, dst = src[:2*len(d)], dst[:2*len(d)]
+	var same, zero int64
+	var sqErr, sqDelta, maxErr float64
+	for k, x := range d {
+		c := binary.LittleEndian.Uint16(src[2*k:])
+		s := float64(math.Float32frombits(uint32(c)<<16)) + x
+		u := math.Float64bits(s)
+		m := u &^ signBit
+		if m-tiny >= span || m&(1<<drop-1)-(half-slack) < 2*slack {
+			// Its errors cannot occur for BF16.
+			_ = r.slow(dst, src, float64(math.Float32frombits(uint32(c)<<16)), x, i, c0, k)
+			continue
+		}
+		q := m + (half - 1) + m>>drop&1
+		code := uint16(u>>48&0x8000 | (q>>drop - rebias))
+		binary.LittleEndian.PutUint16(dst[2*k:], code)
+		e := math.Float64frombits(u&signBit|q&^(1<<drop-1)) - s
+		sqErr += e * e
+		sqDelta += x * x
+		maxErr = max(maxErr, math.Abs(e))
+		if code == c {
+			same++
+		}
+		if x == 0 {
+			zero++
+		}
+	}
+	r.sums.same += same
+	r.sums.zero += zero
+	r.sums.sqErr += sqErr
+	r.sums.sqDelta += sqDelta
+	r.sums.maxErr = max(r.sums.maxErr, maxErr)
+}
+
+// nearest is the general fast path: formats in binfmts.
+func (r *rounder) nearest(dst, src []byte, w, d []float64, i, c0 int) error {
+	f := r.fmt
+	half, low := uint64(1)<<(f.drop-1), uint64(1)<<f.drop-1
+	from, width := half-f.slack, 2*f.slack
+	tiny, span := r.tiny, f.huge-r.tiny
+	if r.tiny > f.huge {
+		span = 0
+	}
+	narrows := r.to != r.from
+	for k, x := range d {
+		s := w[k] + x
+		u := math.Float64bits(s)
+		m := u &^ signBit
+		if m-tiny >= span || m&low-from < width {
+			if err := r.slow(dst, src, w[k], x, i, c0, k); err != nil {
+				return err
+			}
+			continue
+		}
+		q := m + (half - 1) + m>>f.drop&1
+		code := q>>f.drop - f.rebias
+		if f.width == 2 {
+			binary.LittleEndian.PutUint16(dst[2*k:], uint16(u>>48&0x8000|code))
+		} else {
+			binary.LittleEndian.PutUint32(dst[4*k:], uint32(u>>32&0x80000000|code))
+		}
+		v := math.Float64frombits(u&signBit | q&^low)
+		base := w[k]
+		if narrows {
+			base = r.rounded(base)
+		}
+		r.sums.count(v, base, s, x)
+	}
+	return nil
+}
+
+// count enters one element: v is written, base would have been without the
+// update x, s is the sum.
+func (s *sums) count(v, base, sum, x float64) {
+	e := v - sum
+	s.sqErr += e * e
+	s.sqDelta += x * x
+	s.maxErr = max(s.maxErr, math.Abs(e))
+	if v == base {
+		s.same++
+	}
+	if x == 0 {
+		s.zero++
+	}
+}
+
+// rounded is x rounded to nearest to the output's dtype.
+func (r *rounder) rounded(x float64) float64 {
+	var b [8]byte
+	var v [1]float64
+	n := r.to.Bits() / 8
+	if tensor.EncodeF64(b[:n], []float64{x}, r.to) != nil || tensor.DecodeF64(v[:], b[:n], r.to) != nil {
+		return math.NaN() // no such dtype gets here: the plan refuses it
+	}
+	return v[0]
+}
+
+// slow rounds element k of the row through the exact sum: near ties, subnormal
+// numbers, overflow, NaN.
+func (r *rounder) slow(dst, src []byte, w, x float64, i, c0, k int) error {
+	n, n0 := r.to.Bits()/8, r.from.Bits()/8
+	out := dst[k*n:][:n]
+	if w-w != 0 { // NaN or infinity: the base's own
+		r.sums.nonFinite++
+		r.sums.same++
+		if r.to == r.from {
+			copy(out, src[k*n0:][:n0])
+			return nil
+		}
+		return tensor.EncodeF64(out, []float64{w}, r.to)
+	}
+	s := r.t.exact(i, c0+k, w, r.to == tensor.F64)
+	if s == 0 && w == 0 {
+		s = w // the sign of zero
+	}
+	return r.put(out, w, s, x)
+}
+
+// put rounds s to nearest into out and counts it.
+func (r *rounder) put(out []byte, w, s, x float64) error {
+	if err := tensor.EncodeF64(out, []float64{s}, r.to); err != nil {
+		return err
+	}
+	var v [1]float64
+	if err := tensor.DecodeF64(v[:], out, r.to); err != nil {
+		return err
+	}
+	if v[0]-v[0] != 0 || math.Abs(s) > 448 && r.to == tensor.F8E4M3 {
+		r.sums.overflow++
+		return nil
+	}
+	base := w
+	if r.to != r.from {
+		base = r.rounded(w)
+	}
+	r.sums.count(v[0], base, w+x, x)
+	return nil
+}
+
+// other rounds stochastically or with error feedback.
+func (r *rounder) other(dst, src []byte, w, d, carry []float64, i, c0 int) error {
+	n, n0 := r.to.Bits()/8, r.from.Bits()/8
+	for k, x := range d {
+		out := dst[k*n:][:n]
+		if w[k]-w[k] != 0 {
+			r.sums.nonFinite++
+			r.sums.same++
+			if r.to == r.from {
+				copy(out, src[k*n0:][:n0])
+			} else if err := tensor.EncodeF64(out, w[k:k+1], r.to); err != nil {
+				return err
+			}
+			continue
+		}
+		s := w[k] + x
+		if x == 0 && s == 0 {
+			s = w[k] // the sign of zero
+		}
+		c := &carry[0]
+		if !r.along {
+			c = &carry[k]
+		}
+		if r.mode == ErrorFeedback {
+			s += *c
+		}
+		v := s
+		if r.mode == Stochastic {
+			v = r.stochastic(s, uint64(i)*uint64(r.t.cols)+uint64(c0+k))
+		}
+		if err := r.put(out, w[k], v, x); err != nil {
+			return err
+		}
+		if r.mode == ErrorFeedback {
+			*c = s - r.rounded(s)
+		}
+	}
+	return nil
+}
+
+// stochastic returns one of the two neighbours of s in the output's format, the
+// nearer one with the greater probability.
+func (r *rounder) stochastic(s float64, index uint64) float64 {
+	random := mix(r.key + index*0x9E3779B97F4A7C15)
+	if f := r.fmt; f != nil {
+		u := math.Float64bits(s)
+		low := uint64(1)<<f.drop - 1
+		if m := u &^ signBit; m >= f.tiny && m < f.huge {
+			return math.Float64frombits(u&signBit | (m+random&low)&^low)
+		}
+	}
+	near := r.rounded(s)
+	if near == s || near-near != 0 {
+		return near
+	}
+	next := r.neighbour(near, s)
+	if next-next != 0 {
+		return near
+	}
+	if float64(random>>11)*0x1p-53 < (s-near)/(next-near) {
+		return next
+	}
+	return near
+}
+
+// neighbour returns the value next to v in the direction of s.
+func (r *rounder) neighbour(v, s float64) float64 {
+	// s - v is less than half the spacing. Doubling it until another value
+	// appears cannot skip the neighbour.
+	for step := s - v; ; step *= 2 {
+		if o := r.rounded(v + step); o != v {
+			return o
+		}
+		if math.IsInf(step, 0) {
+			return v
+		}
+	}
+}
+
+// mix is the finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+func mix(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
+	z = (z ^ z>>27) * 0x94D049BB133111EB
+	return z ^ z>>31
+}
+
+// hashName is FNV-1a.
+func hashName(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// ParseRounding reads a way of rounding; "" is Nearest.
+func ParseRounding(s string) (Rounding, error) {
+	switch r := Rounding(s); r {
+	case "":
+		return Nearest, nil
+	case Nearest, Stochastic, ErrorFeedback:
+		return r, nil
+	}
+	return "", fmt.Errorf("rounding %q: want nearest, stochastic or error-feedback", s)
+}

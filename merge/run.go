@@ -1,0 +1,429 @@
+package merge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/tensor"
+)
+
+// Run writes the output: a directory, or one file if out ends in
+// ".safetensors". It appears whole or not at all; the base is only read.
+// progress, which may be nil, is called now and then with bytes done and in
+// total, from several goroutines but never at the same time.
+func (p *Plan) Run(ctx context.Context, out string, progress func(done, total int64)) (*Report, error) {
+	if err := p.checkOutput(out); err != nil {
+		return nil, err
+	}
+	if err := checkSpace(out, p.Bytes()); err != nil {
+		return nil, err
+	}
+	s, err := p.newSink(out)
+	if err != nil {
+		return nil, err
+	}
+	defer s.abort()
+	r := &run{p: p, ctx: ctx, sink: s, progress: progress}
+	rep, err := r.run()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return rep, s.commit()
+}
+
+// checkOutput refuses an output that is the base, in it or around it.
+func (p *Plan) checkOutput(out string) error {
+	if singleFile(out) {
+		if len(p.files) != 1 {
+			return fmt.Errorf("output %s: %d files do not fit into one: give a directory", out, len(p.files))
+		}
+		if p.o.Reversible {
+			return fmt.Errorf("output %s: a reversible merge needs a directory", out)
+		}
+		if _, err := os.Lstat(out); err == nil && !p.o.Replace {
+			return fmt.Errorf("%w: %s", atomicfile.ErrExists, out)
+		}
+		for _, f := range p.base.Files() {
+			if sameFile(out, f.Path) {
+				return fmt.Errorf("output %s is the base itself", out)
+			}
+		}
+		return nil
+	}
+	base, err := realPath(p.base.Dir())
+	if err != nil {
+		return err
+	}
+	real, err := realPath(out)
+	if err != nil {
+		return err
+	}
+	switch {
+	case real == base:
+		return fmt.Errorf("output %s is the base itself", out)
+	case within(real, base):
+		return fmt.Errorf("output %s lies inside the base's directory: choose a place beside it", out)
+	case within(base, real):
+		return fmt.Errorf("the base lies inside the output %s", out)
+	}
+	return nil
+}
+
+func singleFile(out string) bool { return strings.HasSuffix(out, ".safetensors") }
+
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+// realPath resolves links in the part of the path that exists.
+func realPath(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	rest := ""
+	for p := abs; ; p = filepath.Dir(p) {
+		real, err := filepath.EvalSymlinks(p)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || filepath.Dir(p) == p {
+			return "", err
+		}
+		rest = filepath.Join(filepath.Base(p), rest)
+	}
+}
+
+// sink is where the output goes.
+type sink struct {
+	dir  *atomicfile.Dir
+	file *atomicfile.File
+}
+
+func (p *Plan) newSink(out string) (*sink, error) {
+	if singleFile(out) {
+		f, err := atomicfile.CreateFS(p.o.FS, out, 0o666)
+		return &sink{file: f}, err
+	}
+	d, err := atomicfile.NewDirFS(p.o.FS, out, p.o.Replace)
+	return &sink{dir: d}, err
+}
+
+func (s *sink) abort() {
+	if s.file != nil {
+		s.file.Abort()
+	} else {
+		s.dir.Abort()
+	}
+}
+
+func (s *sink) commit() error {
+	if s.file != nil {
+		return s.file.Commit()
+	}
+	return s.dir.Commit()
+}
+
+// create opens a weight file of the output.
+func (s *sink) create(name string) (atomicfile.Handle, error) {
+	if s.file != nil {
+		return keptOpen{s.file}, nil
+	}
+	return s.dir.Create(name, 0o666)
+}
+
+// keptOpen leaves closing to Commit.
+type keptOpen struct{ *atomicfile.File }
+
+func (keptOpen) Close() error { return nil }
+
+// run is one execution of a plan.
+type run struct {
+	p        *Plan
+	ctx      context.Context
+	sink     *sink
+	progress func(done, total int64)
+
+	in    []*os.File
+	out   []atomicfile.Handle
+	jobs  []job
+	works []*work
+	undo  *undoWriter
+}
+
+func (r *run) run() (rep *Report, err error) {
+	defer func() {
+		for _, f := range r.in {
+			f.Close() // only read
+		}
+		if r.undo != nil {
+			if e := r.undo.close(); err == nil {
+				err = e
+			}
+		}
+		for _, f := range r.out {
+			if e := f.Close(); err == nil {
+				err = e
+			}
+		}
+	}()
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	r.jobs, r.works = r.p.jobs()
+	if err := r.others(); err != nil {
+		return nil, err
+	}
+	total := int64(0)
+	for i := range r.jobs {
+		total += r.jobs[i].n
+	}
+	err = parallel(r.ctx, r.p.o.Workers, len(r.jobs), func(i int, b *buffers) (int64, error) { return r.jobs[i].n, r.do(&r.jobs[i], b) }, func(done int64) {
+		if r.progress != nil {
+			r.progress(done, total)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if r.undo != nil {
+		if err := r.undo.finish(); err != nil {
+			return nil, err
+		}
+	}
+	return r.p.report(r.works), nil
+}
+
+// open opens the files and writes the headers.
+func (r *run) open() error {
+	for _, f := range r.p.base.Files() {
+		h, err := os.Open(f.Path)
+		if err != nil {
+			return err
+		}
+		r.in = append(r.in, h)
+		if st, err := h.Stat(); err != nil {
+			return err
+		} else if st.Size() != f.Size {
+			return &formats.Error{Path: f.Path, Reason: fmt.Sprintf("size was %d bytes and is %d now", f.Size, st.Size()), Hint: "the file changed while it was open: start again", Err: formats.ErrMalformed}
+		}
+	}
+	for i := range r.p.files {
+		f := &r.p.files[i]
+		h, err := r.sink.create(f.name)
+		if err != nil {
+			return err
+		}
+		r.out = append(r.out, h)
+		if err := h.Truncate(f.size); err != nil {
+			return err
+		}
+		if _, err := h.WriteAt(f.header, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// others writes everything but weights, and begins the undo file.
+func (r *run) others() error {
+	if r.sink.dir == nil {
+		return nil
+	}
+	for _, c := range r.p.carried {
+		if err := r.p.carry(r.sink.dir, c); err != nil {
+			return err
+		}
+	}
+	index, err := r.p.indexJSON()
+	if err != nil {
+		return err
+	}
+	if index != nil {
+		name := formats.IndexFile
+		if x := r.p.base.Index(); x != nil && r.p.o.MaxShardSize == 0 {
+			name = filepath.Base(x.Path)
+		}
+		if err := r.sink.dir.WriteFile(name, 0o666, func(w io.Writer) error { _, err := w.Write(index); return err }); err != nil {
+			return err
+		}
+	}
+	if r.p.o.Reversible {
+		r.undo, err = r.p.newUndo(r.sink.dir, r.jobs)
+	}
+	return err
+}
+
+func (r *run) do(j *job, b *buffers) error {
+	out := r.out[j.file]
+	if j.work == nil {
+		if err := out.CopyAt(r.in[j.src], j.from, j.to, j.n); err != nil {
+			return r.readError(j.src, "", err)
+		}
+		out.StartSync(j.to, j.n)
+		return nil
+	}
+	w := j.work
+	t, err := w.ready()
+	if err != nil {
+		return err
+	}
+	if err := r.read(j, b); err != nil {
+		return err
+	}
+	if err := r.compute(j, t, b); err != nil {
+		return fmt.Errorf("tensor %s: %w", w.t.name, err)
+	}
+	if _, err := out.WriteAt(b.dst, j.to); err != nil {
+		return err
+	}
+	out.StartSync(j.to, j.n)
+	if r.undo != nil && j.undoSlot >= 0 {
+		if err := r.addUndo(j, b); err != nil {
+			return err
+		}
+	}
+	if w.left.Add(-1) == 0 {
+		w.target = nil
+		return r.p.judge(w)
+	}
+	return nil
+}
+
+// addUndo keeps the difference to the base's bytes.
+func (r *run) addUndo(j *job, b *buffers) error {
+	base := b.src
+	if t := j.work.t; t.head() != nil { // b.src is the head's
+		base = grow(&b.base, int(j.n))
+		if _, err := r.in[t.src.File].ReadAt(base, t.src.Offset+j.to-t.offset); err != nil {
+			return r.readError(t.src.File, t.name, err)
+		}
+	}
+	return r.undo.add(j, base, b.dst)
+}
+
+func (r *run) readError(file int, name string, err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return &formats.Error{Path: r.p.base.Files()[file].Path, Tensor: name, Reason: "the file became shorter while it was read", Hint: "restore the file and start again", Err: formats.ErrMalformed}
+	}
+	return err
+}
+
+// read fills b.src with the tile of the base, or of a head tensor as float32.
+func (r *run) read(j *job, b *buffers) error {
+	t := j.work.t
+	first := int64(j.r0)*int64(j.work.cols) + int64(j.c0)
+	n := int64(j.r1-j.r0-1)*int64(j.work.cols) + int64(j.c1-j.c0)
+	grow(&b.dst, int(j.n))
+	if h := t.head(); h != nil {
+		return tensor.EncodeF32(grow(&b.src, int(4*n)), h.Data[first:first+n], tensor.F32)
+	}
+	width := int64(t.src.DType.Bits() / 8)
+	if _, err := r.in[t.src.File].ReadAt(grow(&b.src, int(n*width)), t.src.Offset+first*width); err != nil {
+		return r.readError(t.src.File, t.name, err)
+	}
+	return nil
+}
+
+// compute fills b.dst block by block.
+func (r *run) compute(j *job, t *target, b *buffers) error {
+	w := j.work
+	from := w.t.src.DType
+	if w.t.head() != nil {
+		from = tensor.F32
+	}
+	round := newRounder(t, from, w.t.dtype, &r.p.o, w.t.name, w.inputLast)
+	wi, wo := from.Bits()/8, w.t.dtype.Bits()/8
+	m, n := j.r1-j.r0, min(j.c1-j.c0, blockCols)
+	if t.wholeRows {
+		m, n = min(m, max(1, rowsElems/w.cols)), w.cols
+	} else {
+		m = min(m, blockElems/n)
+	}
+	rowCarry := grow(&b.rowCarry, j.r1-j.r0)
+	clear(rowCarry)
+	for c := j.c0; c < j.c1; c += n {
+		cn := min(n, j.c1-c)
+		colCarry := grow(&b.colCarry, cn)
+		clear(colCarry)
+		for i := j.r0; i < j.r1; i += m {
+			im := min(m, j.r1-i)
+			d := grow(&b.delta, im*cn)
+			if t.wholeRows {
+				grow(&b.tmp, im*cn)
+			}
+			t.block(d, b.tmp, i, i+im, c, c+cn)
+			for k := range im {
+				at := (i+k-j.r0)*w.cols + c - j.c0
+				carry := colCarry
+				if w.inputLast {
+					carry = rowCarry[i+k-j.r0:]
+				}
+				if err := round.row(b.dst[at*wo:(at+cn)*wo], b.src[at*wi:(at+cn)*wi], d[k*cn:(k+1)*cn], carry, i+k, c); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	w.sums[j.tile] = round.sums
+	return nil
+}
+
+// judge looks at a finished tensor.
+func (p *Plan) judge(w *work) error {
+	s := w.total()
+	n, _ := tensor.Elements(w.t.shape) // valid: the layout has been computed from it
+	switch {
+	case s.overflow > 0:
+		return fmt.Errorf("tensor %s: %w: %d elements do not fit into %v; choose a dtype with a wider range (f32, bf16)", w.t.name, ErrOverflow, s.overflow, w.t.dtype)
+	case !w.updates || p.o.AllowUnchanged || s.same < n:
+		return nil
+	case s.sqDelta == 0:
+		return fmt.Errorf("tensor %s: %w: its update is zero: the adapter has not been trained", w.t.name, ErrUnchanged)
+	}
+	return fmt.Errorf("tensor %s: %w: its update is too small for %v: choose a wider dtype, or stochastic or error-feedback rounding", w.t.name, ErrUnchanged, w.t.dtype)
+}
+
+func (t *outTensor) head() *adapter.Tensor {
+	if t.todo == nil {
+		return nil
+	}
+	return t.todo.head
+}
+
+// sorted returns the tensors in the order of their data.
+func sorted(ts []outTensor) []outTensor {
+	slices.SortStableFunc(ts, func(a, b outTensor) int {
+		switch {
+		case a.offset < b.offset:
+			return -1
+		case a.offset > b.offset:
+			return 1
+		}
+		return 0
+	})
+	return ts
+}
