@@ -73,6 +73,7 @@ func forwardCases() []opCase {
 	add("axpby/one", ragged, func(m *maker) graph.Value { return m.Axpby("y", -1, m.tokens(7), 0, graph.None) })
 	add("axpby/params", single, func(m *maker) graph.Value { return m.Axpby("y", 1, m.fixed(2, 3), 2, m.fixed(2, 3)) })
 	add("add/twice", ragged, func(m *maker) graph.Value { x := m.tokens(5); return m.Add("y", x, x) })
+	add("axpby/twice", ragged, func(m *maker) graph.Value { x := m.tokens(5); return m.Axpby("y", 0.5, x, -2, x) })
 	add("col_scale", ragged, func(m *maker) graph.Value { return m.ColScale("y", m.tokens(7), m.fixed(1, 7)) })
 	add("col_scale/params", single, func(m *maker) graph.Value { return m.ColScale("y", m.fixed(3, 7), m.fixed(1, 7)) })
 	for _, rms := range []bool{false, true} {
