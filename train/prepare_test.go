@@ -51,16 +51,18 @@ func TestTrainedAdapterEvaluatesTheSameAfterLoading(t *testing.T) {
 		kind         task.Kind
 		model        []string
 		targets      []string
+		freeze       bool
 	}{
-		{"bert, two classes", adapter.MethodLSR, task.Classification, []string{"model", "testdata", "bert"}, []string{"query", "value"}},
-		{"bert, one number", adapter.MethodLoRA, task.Regression, []string{"model", "testdata", "bert"}, []string{"query", "value"}},
-		{"llama", adapter.MethodLSR, task.LM, []string{"model", "testdata", "llama"}, []string{"q_proj", "v_proj"}},
+		{"bert, two classes", adapter.MethodLSR, task.Classification, []string{"model", "testdata", "bert"}, []string{"query", "value"}, false},
+		{"bert, one number", adapter.MethodLoRA, task.Regression, []string{"model", "testdata", "bert"}, []string{"query", "value"}, false},
+		{"bert, frozen head", adapter.MethodLSR, task.Classification, []string{"model", "testdata", "bert"}, []string{"query", "value"}, true},
+		{"llama", adapter.MethodLSR, task.LM, []string{"model", "testdata", "llama"}, []string{"q_proj", "v_proj"}, false},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			m := openModel(t, c.model...)
 			a := newAdapter(t, m, c.method, c.targets...)
 			raw := job(t, c.kind, 0)
-			j, err := Prepare(m, a, raw.Spec, model.BuildOptions{ResetHead: true})
+			j, err := Prepare(m, a, raw.Spec, model.BuildOptions{ResetHead: true, FreezeHead: c.freeze})
 			if err != nil {
 				t.Fatal(err)
 			}
