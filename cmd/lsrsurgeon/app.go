@@ -25,6 +25,8 @@ type app struct {
 	verbose    bool
 	noProgress bool
 	force      bool
+	// brief leaves the lines of single modules out of tables, for the demo.
+	brief bool
 
 	getenv func(string) string
 	// errTTY says that err is a terminal, so a progress bar may redraw its line.

@@ -60,7 +60,7 @@ func runDemo(ctx context.Context, a *app, o *demoOptions) error {
 		return err
 	}
 	quiet := *a // the commands below report through this one
-	quiet.json, quiet.out = false, a.err
+	quiet.json, quiet.out, quiet.outTTY, quiet.brief = false, a.err, a.errTTY, true
 	if a.quiet || a.json {
 		quiet.quiet, quiet.out = true, discard{}
 	}
@@ -82,7 +82,6 @@ func runDemo(ctx context.Context, a *app, o *demoOptions) error {
 	if err != nil {
 		return err
 	}
-	r.Cost.PerModule = nil // 35 lines that say little here
 	r.print(&quiet, "module")
 
 	step("train adapter -o run --task lm --data demo_train.txt --eval-data demo_eval.txt --steps %d --batch-size 8", o.steps)

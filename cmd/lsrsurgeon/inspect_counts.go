@@ -315,12 +315,14 @@ func (r *countsReport) print(a *app, by string) {
 		return
 	}
 	fmt.Fprintf(a.out, "\nadapter on %s: %d modules\n", strings.Join(r.Targets, ","), r.Cost.Modules)
-	t = newTable("module", ">in", ">out", ">parameters")
-	for _, m := range r.Cost.PerModule {
-		t.add(m.Module, strconv.Itoa(m.In), strconv.Itoa(m.Out), commas(m.Parameters))
+	if !a.brief {
+		t = newTable("module", ">in", ">out", ">parameters")
+		for _, m := range r.Cost.PerModule {
+			t.add(m.Module, strconv.Itoa(m.In), strconv.Itoa(m.Out), commas(m.Parameters))
+		}
+		t.write(a.out, a.outTTY)
+		fmt.Fprintln(a.out)
 	}
-	t.write(a.out, a.outTTY)
-	fmt.Fprintln(a.out)
 	t = newTable("method", "settings", ">trainable", ">trainable%")
 	for _, c := range r.Compare {
 		if c.Problem != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -74,6 +75,9 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 		if base, err = baseOf(adapters[0], ""); err != nil {
 			return err
 		}
+	}
+	if o.reversible && o.dtype != "keep" {
+		return usagef("--reversible keeps the dtype: leave out --dtype %s", o.dtype)
 	}
 	if o.check && len(adapters) > 1 {
 		return usagef("--check compares with one adapter at a time")
@@ -257,7 +261,11 @@ func printMerge(a *app, out string, r *merge.Report, proof *comparison) error {
 		return a.printJSON(map[string]any{"schema": schemaVersion, "output": out, "files": r.Files, "bytes": r.Bytes, "merged": rows, "total": total, "copied": r.Copied, "added": nonNil(r.Added), "untied": nonNil(r.Untied), "check": proof})
 	}
 	t := newTable("tensor", "dtype", ">elements", ">unchanged", ">|dW|", ">error/|dW|")
-	for _, x := range append(r.Tensors, r.Total) {
+	rows := append(slices.Clone(r.Tensors), r.Total)
+	if a.brief {
+		rows = rows[len(rows)-1:]
+	}
+	for _, x := range rows {
 		dt := x.From.String()
 		if x.To != x.From {
 			dt += " > " + x.To.String()

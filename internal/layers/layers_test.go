@@ -33,12 +33,14 @@ var allowed = map[string]string{
 	"graph/reference":            "graph graph/philox tensor",
 	"graph/enginetest":           "graph graph/reference",
 	"task":                       "text tensor internal/suggest",
-	"adapter":                    "kron graph formats formats/safetensors tensor internal/atomicfile internal/suggest internal/kernel",
+	"adapter":                    "kron graph formats formats/safetensors tensor internal/atomicfile internal/suggest internal/kernel graph/philox",
 	"engine/cpu":                 "graph kron internal/kernel tensor",
 	"model":                      "adapter graph formats tensor internal/suggest",
 	"merge":                      "adapter formats formats/safetensors internal/atomicfile internal/kernel tensor",
 	"decompose":                  "adapter kron formats internal/kernel tensor internal/atomicfile",
 	"train":                      "model adapter task graph formats tensor internal/atomicfile text",
+	"internal/synthetic":         "formats formats/safetensors graph tensor",
+	"bench/peers":                "",
 	"cmd/lsrsurgeon":             "*",
 }
 
