@@ -1,6 +1,7 @@
 package train
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -202,6 +203,13 @@ func saveRaw(dir string, params []float32) error {
 	}
 	defer f.Close()
 	return writeFloats(f, params)
+}
+
+// rawFloats are the bytes of a raw adapter.
+func rawFloats(v []float32) []byte {
+	var b bytes.Buffer
+	writeFloats(&b, v) // a buffer takes everything
+	return b.Bytes()
 }
 
 func options(dir string) Options {
