@@ -30,7 +30,8 @@ type Options struct {
 
 // engine implements graph.Engine.
 type engine struct {
-	opt Options
+	opt      Options
+	lmLogits int // see lmLoss
 
 	mu    sync.Mutex
 	cache map[weightKey]*storedWeight
@@ -61,7 +62,7 @@ func New(o Options) (graph.Engine, error) {
 	default:
 		return nil, fmt.Errorf("cpu: base dtype %q is unknown; choose f32, bf16 or int8", o.BaseDType)
 	}
-	return &engine{opt: o, cache: map[weightKey]*storedWeight{}}, nil
+	return &engine{opt: o, lmLogits: lmLogits, cache: map[weightKey]*storedWeight{}}, nil
 }
 
 // Name implements graph.Engine.

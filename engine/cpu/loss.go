@@ -53,11 +53,12 @@ func (x *executable) crossEntropyGrad(o *graph.CrossEntropyGrad) {
 	})
 }
 
-// lmElems is the number of logits that LMLoss holds at a time: 64 MiB.
-const lmElems = 1 << 24
+// lmLogits is the number of logits that LMLoss holds at a time: 64 MiB.
+const lmLogits = 1 << 24
 
-// lmRows is how many rows of logits over a vocabulary LMLoss holds.
-func lmRows(vocab int) int { return max(16, lmElems/max(vocab, 1)) }
+// lmRows is how many rows of logits over a vocabulary LMLoss holds; a product
+// with fewer than 16 would spend its time reading W.
+func (x *executable) lmRows(vocab int) int { return max(16, x.e.lmLogits/max(vocab, 1)) }
 
 // lmLoss goes over the rows in chunks: logits, their log-sum-exp, the
 // gradient in place of the logits, and its product with Wᵀ.
@@ -66,7 +67,7 @@ func (x *executable) lmLoss(o *graph.LMLoss) {
 	vocab := x.p.Weight(o.W).Out
 	losses := x.rowLosses(in.rows)
 	e := kernel.Epilogue{Bias: x.vectorOf(o.Bias)}
-	chunk := lmRows(vocab)
+	chunk := x.lmRows(vocab)
 	for r0 := 0; r0 < in.rows; r0 += chunk {
 		n := min(chunk, in.rows-r0)
 		logits := matrix{data: x.shared, rows: n, cols: vocab, ld: vocab}

@@ -29,7 +29,7 @@ func (x *executable) scratch(d graph.Dims) (shared, work int) {
 		case *graph.AttentionGrad:
 			work = max(work, backwardScratch(d))
 		case *graph.LMLoss:
-			rows := min(x.p.Info(o.X).Rows.Count(d), lmRows(x.p.Weight(o.W).Out))
+			rows := min(x.p.Info(o.X).Rows.Count(d), x.lmRows(x.p.Weight(o.W).Out))
 			shared = max(shared, rows*x.p.Weight(o.W).Out)
 		case *graph.KronSum:
 			shared = max(shared, cells(o.F1)+cells(o.F2)+cells(o.Y))
