@@ -69,7 +69,7 @@ func TestWiden(t *testing.T) {
 func TestNarrow(t *testing.T) {
 	kerneltest.ForEach(t, func(t *testing.T) {
 		for _, f := range formats {
-			limit := uint16(1<<(15-f.expBits) * (1<<f.expBits - 1)) // infinity
+			limit := uint16(1 << (15 - f.expBits) * (1<<f.expBits - 1)) // infinity
 			var src []float32
 			var want []uint16
 			for h := range limit {

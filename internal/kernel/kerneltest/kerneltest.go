@@ -15,8 +15,12 @@ import (
 // instead of passing unnoticed.
 const RequireEnv = "LSRSURGEON_REQUIRE_KERNELS"
 
-// ForEach runs f as a subtest under each path present. Subtests must not be
-// parallel: the selected path is global.
+// known are the paths that some machine has.
+var known = []string{"avx512", "avx2", "go"}
+
+// ForEach runs f as a subtest under each path present; the subtests of known
+// paths that are absent are skipped. Subtests must not be parallel: the selected
+// path is global.
 func ForEach(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	if v := os.Getenv(RequireEnv); v != "" {
@@ -31,5 +35,12 @@ func ForEach(t *testing.T, f func(t *testing.T)) {
 			defer kernel.Use(name)()
 			f(t)
 		})
+	}
+	for _, name := range known {
+		if !slices.Contains(kernel.Paths(), name) {
+			t.Run(name, func(t *testing.T) {
+				t.Skipf("this machine and build have no kernel path %q, only %s", name, strings.Join(kernel.Paths(), ", "))
+			})
+		}
 	}
 }
