@@ -124,7 +124,6 @@ func (r *reader) tableColumns(first []string) (columns, error) {
 // readCSV reads comma-separated values with quotes (RFC 4180).
 func readCSV(r *reader) error {
 	d := csv.NewReader(strings.NewReader(r.text))
-	d.ReuseRecord = false
 	var p place
 	for row := 0; !r.full(); row++ {
 		f, err := d.Read()

@@ -68,12 +68,20 @@ func copyParams(to *graph.Program, dst []float32, from *graph.Program, src []flo
 	return nil
 }
 
-// layoutHash identifies names, shapes and places of a program's parameters.
-func layoutHash(p *graph.Program) string {
+// programHash identifies what a program computes and where its parameters lie.
+func programHash(p *graph.Program) string {
 	h := sha256.New()
 	for i := range p.Params {
-		fmt.Fprintln(h, p.Params[i].Name, p.Params[i].Shape, p.Params[i].Offset, p.Params[i].NoDecay, p.Params[i].LRScale)
+		fmt.Fprintln(h, p.Params[i].NoDecay, p.Params[i].LRScale)
 	}
+	p.Dump(h) // a hash takes everything
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// valuesHash identifies values of parameters, bit for bit.
+func valuesHash(v []float32) string {
+	h := sha256.New()
+	writeFloats(h, v)
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 

@@ -140,7 +140,7 @@ func (t *Trainer) config() map[string]string {
 		"seed": strconv.FormatUint(o.Seed, 10), "eval every": strconv.Itoa(o.EvalEvery), "metric": o.Metric,
 		"patience": strconv.Itoa(o.Patience), "keep last": strconv.FormatBool(o.KeepLast),
 		"task": j.Spec.Name, "training data": fingerprint(j.Data), "evaluation data": fingerprint(j.EvalData),
-		"parameters": layoutHash(t.job.Train.Program),
+		"program": programHash(j.Train.Program), "starting parameters": valuesHash(j.Train.Params),
 	}
 	for k, v := range o.Identity {
 		c[k] = v

@@ -26,16 +26,42 @@ const (
 // ErrExists is wrapped by the error of a run whose directory holds something.
 var ErrExists = atomicfile.ErrExists
 
-// summary is the contents of run.json.
-type summary struct {
-	Schema      int               `json:"schema"`
-	Config      map[string]string `json:"config"`
-	Steps       int               `json:"steps"`
-	BestStep    int               `json:"best_step"`
-	Metrics     metrics           `json:"metrics"`
-	Seconds     float64           `json:"seconds"`
-	ParamsCount int               `json:"parameters"`
+// Summary is the contents of run.json.
+type Summary struct {
+	Schema int `json:"schema"`
+	// Task and Labels are what the adapter was trained for; the labels are in
+	// the order of the head's outputs.
+	Task   string   `json:"task"`
+	Labels []string `json:"labels,omitempty"`
+	// Config is all that decided the result, by name.
+	Config map[string]string `json:"config"`
+	Steps  int               `json:"steps"`
+	// BestStep is the step of the parameters that were kept, Metrics theirs.
+	BestStep   int          `json:"best_step"`
+	Metrics    MetricValues `json:"metrics"`
+	Seconds    float64      `json:"seconds"`
+	Parameters int          `json:"parameters"`
 }
+
+// ReadSummary reads run.json in the directory of a finished run. The error of a
+// directory without it wraps fs.ErrNotExist.
+func ReadSummary(dir string) (*Summary, error) {
+	path := filepath.Join(dir, RunFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Summary{}
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if s.Schema != summarySchema {
+		return nil, fmt.Errorf("%s: schema %d, but this program reads %d", path, s.Schema, summarySchema)
+	}
+	return s, nil
+}
+
+const summarySchema = 1
 
 func (r *run) path(name string) string { return filepath.Join(r.o.Dir, name) }
 
@@ -92,16 +118,12 @@ func (r *run) fresh() error {
 
 // finished returns the result of a run that is done.
 func (r *run) finished() (*Result, error) {
-	b, err := os.ReadFile(r.path(RunFile))
+	s, err := ReadSummary(r.o.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, r.resumable()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
-	}
-	var s summary
-	if err := json.Unmarshal(b, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w", r.path(RunFile), err)
 	}
 	if err := sameConfig(r.path(RunFile), s.Config, r.config); err != nil {
 		return nil, err
@@ -237,7 +259,10 @@ func (r *run) finish() (*Result, error) {
 	if _, err := r.log.Write(append(line, '\n')); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
-	sum := summary{Schema: 1, Config: r.config, Steps: res.Steps, BestStep: res.BestStep, Metrics: res.Metrics, Seconds: res.Seconds, ParamsCount: len(params)}
+	sum := Summary{
+		Schema: summarySchema, Task: r.job.Spec.Name, Labels: r.job.Spec.Labels, Config: r.config,
+		Steps: res.Steps, BestStep: res.BestStep, Metrics: res.Metrics, Seconds: res.Seconds, Parameters: len(params),
+	}
 	b, err := json.MarshalIndent(sum, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)

@@ -66,6 +66,13 @@ func TestTrainedAdapterEvaluatesTheSameAfterLoading(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			again, err := Prepare(m, a, raw.Spec, model.BuildOptions{ResetHead: true, FreezeHead: c.freeze})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if programHash(j.Train.Program) != programHash(again.Train.Program) || valuesHash(j.Train.Params) != valuesHash(again.Train.Params) {
+				t.Error("building the program twice gives two programs: no run could be resumed")
+			}
 			j.Engine, j.Data, j.EvalData, j.EvalExamples = cpuEngine(t, 2), raw.Data, raw.EvalData, raw.EvalExamples
 			o := options(filepath.Join(t.TempDir(), "run"))
 			o.LR, o.Metric = 2e-3, task.MetricLoss

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,6 +131,13 @@ func TestResumeOfAFinishedRun(t *testing.T) {
 	if !res.Complete || res.Steps != first.Steps || res.BestStep != first.BestStep || !slices.Equal(res.Metrics, first.Metrics) || adapterBytes(t, o.Dir) != want {
 		t.Errorf("got %+v, want %+v", res, first)
 	}
+	sum, err := ReadSummary(o.Dir)
+	if err != nil || sum.Task != "classification" || !slices.Equal(sum.Labels, []string{"0", "1"}) || sum.Steps != first.Steps || sum.Config["lr"] != "0.05" {
+		t.Errorf("summary %+v, %v", sum, err)
+	}
+	if _, err := ReadSummary(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("summary of an empty directory: %v", err)
+	}
 }
 
 func TestResumeWithOtherOptionsNamesThem(t *testing.T) {
@@ -141,6 +149,8 @@ func TestResumeWithOtherOptionsNamesThem(t *testing.T) {
 		`seed was "3" and is "4"`:       func(o *Options, _ *Job) { o.Seed = 4 },
 		`batch size was "8" and is "9"`: func(o *Options, _ *Job) { o.Batch.Size = 9 },
 		`training data was`:             func(_ *Options, j *Job) { _, j.Data, _ = data(t, task.Classification, 61, task.Train) },
+		`starting parameters was`:       func(_ *Options, j *Job) { j.Train.Params[3]++ },
+		`program was`:                   func(_ *Options, j *Job) { j.Train = net(task.Classification, 2, 0.3, true) },
 		`base was "" and is "abc"`:      func(o *Options, _ *Job) { o.Identity = map[string]string{"base": "abc"} },
 	} {
 		p, j := o, job(t, task.Classification, 0)

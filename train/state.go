@@ -31,12 +31,12 @@ type state struct {
 	Cursor int    `json:"cursor"` // steps of that epoch done
 	Micro  uint64 `json:"micro"`  // batches done: the counter of dropout
 
-	LastEval    int     `json:"last_eval"` // the step of the last evaluation
-	BestStep    int     `json:"best_step"` // 0 if there is no best
-	Stale       int     `json:"stale"`     // evaluations since the best
-	Stopped     bool    `json:"stopped"`   // patience was at its end
-	BestMetrics metrics `json:"best_metrics"`
-	LastMetrics metrics `json:"last_metrics"`
+	LastEval    int          `json:"last_eval"` // the step of the last evaluation
+	BestStep    int          `json:"best_step"` // 0 if there is no best
+	Stale       int          `json:"stale"`     // evaluations since the best
+	Stopped     bool         `json:"stopped"`   // patience was at its end
+	BestMetrics MetricValues `json:"best_metrics"`
+	LastMetrics MetricValues `json:"last_metrics"`
 
 	Seconds float64           `json:"seconds"` // spent so far
 	Config  map[string]string `json:"config"`
@@ -45,8 +45,8 @@ type state struct {
 	best                     []float32 // nil if there is no best
 }
 
-// metrics are results in a file, where null stands for NaN.
-type metrics []task.Metric
+// MetricValues are metrics in a file, in order; null stands for NaN.
+type MetricValues []task.Metric
 
 type namedValue struct {
 	Name  string `json:"name"`
@@ -54,7 +54,7 @@ type namedValue struct {
 }
 
 // MarshalJSON keeps the order.
-func (m metrics) MarshalJSON() ([]byte, error) {
+func (m MetricValues) MarshalJSON() ([]byte, error) {
 	out := make([]namedValue, len(m))
 	for i, v := range m {
 		out[i] = namedValue{v.Name, value(v.Value)}
@@ -63,7 +63,7 @@ func (m metrics) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
-func (m *metrics) UnmarshalJSON(b []byte) error {
+func (m *MetricValues) UnmarshalJSON(b []byte) error {
 	var in []struct {
 		Name  string
 		Value *float64
