@@ -8,6 +8,7 @@
 package safetensors
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -83,7 +84,7 @@ func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 		return nil, &Error{Reason: fmt.Sprintf("header of %d bytes in a file of %d", n, size), Hint: "the file is truncated: fetch it again"}
 	}
 	text := make([]byte, n)
-	if _, err := r.ReadAt(text, 8); err != nil {
+	if _, err := r.ReadAt(text, 8); err != nil && (err != io.EOF || n > 0) {
 		return nil, err
 	}
 	h, err := Parse(text)
@@ -123,9 +124,9 @@ func (h *Header) checkLayout(data int64) error {
 	slices.SortStableFunc(order, func(a, b int32) int {
 		x, y := &h.Tensors[a], &h.Tensors[b]
 		if x.Begin != y.Begin {
-			return cmp(x.Begin, y.Begin)
+			return cmp.Compare(x.Begin, y.Begin)
 		}
-		return cmp(x.End, y.End)
+		return cmp.Compare(x.End, y.End)
 	})
 	at := int64(0)
 	for _, i := range order {
@@ -144,16 +145,6 @@ func (h *Header) checkLayout(data int64) error {
 		return &Error{Offset: h.DataStart + at, Reason: fmt.Sprintf("%d bytes after the last tensor", data-at), Hint: "the file has trailing data or a wrong header: fetch or save it again"}
 	}
 	return nil
-}
-
-func cmp(a, b int64) int {
-	if a < b {
-		return -1
-	}
-	if a > b {
-		return 1
-	}
-	return 0
 }
 
 // Encode returns the eight length bytes and the header, padded with spaces so that
