@@ -29,8 +29,6 @@ func TestMiniLM(t *testing.T) {
 		t.Error(err)
 	}
 	engine := cpuEngine()
-	const tolerance = 1e-4
-
 	b := build(t, g.model, BuildOptions{Task: TaskFeatures})
 	hidden, width := g.floats(t, "hidden"), g.model.Config().HiddenSize
 	pairs := len(g.batch.CuSeqlens) - 1
@@ -42,13 +40,13 @@ func TestMiniLM(t *testing.T) {
 		batch := g.pairs(from, from+25)
 		lo := int(g.batch.CuSeqlens[from]) * width
 		got := run(t, x, b.Program, batch, b.Hidden)
-		testkit.Compare(t, "hidden states", got, testkit.Float64s(hidden[lo:lo+len(got)]), tolerance, 0)
+		testkit.Compare(t, "hidden states", got, testkit.Float64s(hidden[lo:lo+len(got)]), cpuTolerance, cpuTolerance)
 	}
 
 	batch := *g.pairs(0, len(g.batch.Labels))
 	batch.Labels, batch.LossScale = g.batch.Labels, 1/float32(len(g.batch.Labels))
 	a := g.withHead(t, g.adapter(t))
-	step(t, g, engine, build(t, g.model, BuildOptions{Task: TaskClassification, Adapter: a, Loss: true}), batch, "", tolerance)
+	step(t, g, engine, build(t, g.model, BuildOptions{Task: TaskClassification, Adapter: a, Loss: true}), batch, "", cpuTolerance)
 }
 
 // pairs is a batch of the sequences [from, to).

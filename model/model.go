@@ -323,7 +323,7 @@ func (m *Model) sameBytes(a, b string) (bool, error) {
 
 // adapterTensor matches the tensors of an adapter that was written into the
 // checkpoint.
-var adapterTensor = regexp.MustCompile(`^base_model\.model\.|\.(lsr_[AB][12]|lora_[AB](\.weight)?|lokr_w[12](_[ab])?)$`)
+var adapterTensor = regexp.MustCompile(`^base_model\.(model|shared)\.`)
 
 // CheckAccounting returns an error that names the tensors which the family's
 // program neither uses nor knows the reason of (heads of other tasks, buffers,
