@@ -223,6 +223,12 @@ func (s *sums) count(v, base, sum, x float64) {
 
 // rounded is x rounded to nearest to the output's dtype.
 func (r *rounder) rounded(x float64) float64 {
+	if f := r.fmt; f != nil {
+		u := math.Float64bits(x)
+		if m := u &^ signBit; m >= f.tiny && m < f.huge {
+			return math.Float64frombits(u&signBit | (m+(1<<(f.drop-1)-1)+m>>f.drop&1)&^(1<<f.drop-1))
+		}
+	}
 	var b [8]byte
 	var v [1]float64
 	n := r.to.Bits() / 8
@@ -300,11 +306,17 @@ func (r *rounder) other(dst, src []byte, w, d, carry []float64, i, c0 int) error
 		if r.mode == ErrorFeedback {
 			s += *c
 		}
-		v := s
+		v, ok := s, false
 		if r.mode == Stochastic {
 			v = r.stochastic(s, uint64(i)*uint64(r.t.cols)+uint64(c0+k))
 		}
-		if err := r.put(out, w[k], v, x); err != nil {
+		if v, ok = r.store(out, v); ok {
+			base := w[k]
+			if r.to != r.from {
+				base = r.rounded(base)
+			}
+			r.sums.count(v, base, w[k]+x, x)
+		} else if err := r.put(out, w[k], v, x); err != nil {
 			return err
 		}
 		if r.mode == ErrorFeedback {
@@ -312,6 +324,28 @@ func (r *rounder) other(dst, src []byte, w, d, carry []float64, i, c0 int) error
 		}
 	}
 	return nil
+}
+
+// store rounds s to nearest, writes it and returns its value; ok is false, and
+// nothing written, when s is not in the range of normal numbers.
+func (r *rounder) store(out []byte, s float64) (v float64, ok bool) {
+	f := r.fmt
+	if f == nil {
+		return s, false
+	}
+	u := math.Float64bits(s)
+	m := u &^ signBit
+	if m < f.tiny || m >= f.huge {
+		return s, false
+	}
+	q := m + (1<<(f.drop-1) - 1) + m>>f.drop&1
+	code := q>>f.drop - f.rebias
+	if f.width == 2 {
+		binary.LittleEndian.PutUint16(out, uint16(u>>48&0x8000|code))
+	} else {
+		binary.LittleEndian.PutUint32(out, uint32(u>>32&0x80000000|code))
+	}
+	return math.Float64frombits(u&signBit | q&^(1<<f.drop-1)), true
 }
 
 // stochastic returns one of the two neighbours of s in the output's format, the
