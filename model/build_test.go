@@ -66,6 +66,7 @@ func TestLastLayerComputesOnlyTheRowsThatAreRead(t *testing.T) {
 	}{
 		{"bert", BuildOptions{Task: TaskClassification}, map[graph.RowsKind]int{graph.Tokens: 8, graph.Seqs: 4 + 1}},
 		{"bert", BuildOptions{Task: TaskClassification, Pool: PoolMean}, map[graph.RowsKind]int{graph.Tokens: 12}},
+		{"bert-bare", BuildOptions{Task: TaskClassification}, map[graph.RowsKind]int{graph.Tokens: 12}}, // no pooler: the mean
 		{"bert", BuildOptions{Task: TaskFeatures}, map[graph.RowsKind]int{graph.Tokens: 12}},
 		{"roberta", BuildOptions{Task: TaskRegression, FreezeHead: true}, map[graph.RowsKind]int{graph.Tokens: 8, graph.Seqs: 4 + 2}},
 		{"qwen2", BuildOptions{Task: TaskClassification}, map[graph.RowsKind]int{graph.Tokens: 9, graph.Seqs: 5}},

@@ -326,3 +326,14 @@ func TestWeightsConvertEveryFloatDType(t *testing.T) {
 		t.Error("a tensor that is not there was read")
 	}
 }
+
+func TestEveryModelTypeHasAClassifierArchitecture(t *testing.T) {
+	for _, f := range families {
+		for _, kind := range f.types {
+			m := &Model{config: Config{ModelType: kind}}
+			if a := m.ClassifierArchitecture(); !strings.HasSuffix(a, "ForSequenceClassification") {
+				t.Errorf("%s: classifier architecture %q", kind, a)
+			}
+		}
+	}
+}
