@@ -43,7 +43,7 @@ type block struct {
 	offset     int64
 }
 
-// NewPlan plans p for batches up to d.
+// NewPlan plans p, which must be valid, for batches up to d.
 //
 // Lifetimes follow the list of operations, both ends included, so an
 // operation's results never overlap its operands, except in place of one
@@ -78,7 +78,7 @@ func InPlace(op Op, dst []Value) []Value {
 	case *Linear:
 		// With an activation the product must be finished before the residual
 		// is added, so engines cannot use the residual as their accumulator.
-		if o.Act == ActNone {
+		if o.Act == ActNone && o.Pre == None {
 			dst = append(dst, o.Residual)
 		}
 	case *LinearGrad:
@@ -128,14 +128,9 @@ func InPlace(op Op, dst []Value) []Value {
 func lifetimes(p *Program, d Dims) ([]block, []int) {
 	n := len(p.Values)
 	first, last := make([]int, n), make([]int, n)
-	viewed, of := make([]bool, n), make([]int, n)
+	of := make([]int, n)
 	for v := range n {
 		first[v], last[v], of[v] = -1, -1, -1
-	}
-	for v := 1; v < n; v++ {
-		if p.Values[v].Kind == ViewValue {
-			viewed[p.Values[v].Base] = true
-		}
 	}
 	var vs []Value
 	for i, op := range p.Ops {
@@ -160,8 +155,8 @@ func lifetimes(p *Program, d Dims) ([]block, []int) {
 			if p.Values[r].Kind != Activation || of[r] >= 0 {
 				continue
 			}
-			if r == v && !viewed[r] {
-				if x := reusable(p, op, i, j, v, last, viewed); x != None && blocks[of[x]].end == i {
+			if r == v {
+				if x := reusable(p, i, j, blocks, of); x != None {
 					of[r] = of[x]
 					blocks[of[r]].end = last[r]
 					continue
@@ -175,37 +170,29 @@ func lifetimes(p *Program, d Dims) ([]block, []int) {
 	return blocks, of
 }
 
-// reusable returns an operand of operation i in whose place its result v,
-// the j-th, can be computed, or None.
-func reusable(p *Program, op Op, i, j int, v Value, last []int, viewed []bool) Value {
+// reusable returns an operand of operation i in whose place its j-th result
+// can be computed, or None: one that InPlace names, whose block ends here,
+// and of which the operation reads nothing else.
+func reusable(p *Program, i, j int, blocks []block, of []int) Value {
+	op := p.Ops[i]
 	pairs := InPlace(op, nil)
-	switch op.(type) {
-	case *GatedGrad:
+	if _, ok := op.(*GatedGrad); ok {
 		if len(op.Outputs(nil)) != 2 {
 			return None
 		}
 		pairs = pairs[j : j+1]
-	default:
-		if outs := op.Outputs(nil); v != outs[len(outs)-1] {
-			return None // Pre, Stats: results beside the main one
-		}
-		if l, ok := op.(*Linear); ok && l.Pre != None {
-			return None
-		}
 	}
-	y := p.Info(v)
 	for _, x := range pairs {
-		in := p.Info(x)
-		if in.Kind != Activation || viewed[x] || last[x] != i || in.Rows != y.Rows || in.Cols != y.Cols {
+		if p.Info(x).Kind != Activation || blocks[of[x]].end != i {
 			continue
 		}
-		uses := 0
+		reads := 0
 		for _, u := range op.Inputs(nil) {
-			if u == x {
-				uses++
+			if p.Root(u) == x {
+				reads++
 			}
 		}
-		if uses == 1 {
+		if reads == 1 {
 			return x
 		}
 	}

@@ -25,6 +25,11 @@ func TestValidateRefuses(t *testing.T) {
 			b.P.Ops = append(b.P.Ops, &Axpby{A: x, Alpha: 1, Y: b.View(base, 0, 4)})
 			b.Activate("a", base, ActTanh)
 		}, "before it is written"},
+		{"beginning of a base unwritten", func(b *Builder, x Value) {
+			base := tokens(b.P, 8)
+			b.P.Ops = append(b.P.Ops, &Axpby{A: x, Alpha: 1, Y: b.View(base, 4, 4)})
+			b.Activate("a", base, ActTanh)
+		}, "before it is written"},
 		{"written twice", func(b *Builder, x Value) {
 			b.P.Ops = append(b.P.Ops, &Axpby{A: x, Alpha: 1, Y: x})
 		}, "a second time"},

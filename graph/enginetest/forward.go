@@ -44,6 +44,12 @@ func forwardCases() []opCase {
 		add("activate/"+act.String(), ragged, func(m *maker) graph.Value { return m.Activate("y", m.tokens(7), act) })
 		add("gated/"+act.String(), ragged, func(m *maker) graph.Value { return m.Gated("y", m.tokens(7), m.tokens(7), act) })
 	}
+	add("linear/adapted", ragged, func(m *maker) graph.Value {
+		// Its result, residual and all, is what the parameter's gradient reads.
+		x := m.tokens(6)
+		h := m.Linear("h", x, m.weight("w", 6, 6, true), graph.NoWeight, graph.ActGELU, m.c(graph.PerToken, 6))
+		return m.MatMul("y", h, m.fixed(6, 4), false, false, 1, graph.None)
+	})
 	add("linear/wide", longer, func(m *maker) graph.Value {
 		return m.Linear("y", m.tokens(83), m.weight("w", 83, 101, false), graph.NoWeight, graph.ActGELU, m.c(graph.PerToken, 101))
 	})
