@@ -11,8 +11,15 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/testdata/stories260k"
 )
 
+// asProgram is set for test binaries that are to be the program itself, which
+// can then be killed.
+const asProgram = "LSRSURGEON_TEST_AS_PROGRAM"
+
 // TestMain lets scripts run the program as a process of its own.
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	testscript.Main(m, map[string]func(){
 		"lsrsurgeon": func() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 	})
