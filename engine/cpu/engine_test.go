@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -151,17 +152,20 @@ func TestAttentionTiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			x := compile(t, Options{}, p, noise{}, b.Dims())
+			x, y := compile(t, Options{Threads: 1}, p, noise{}, b.Dims()), compile(t, Options{Threads: 3}, p, noise{}, b.Dims())
 			w := start(p)
 			kernel.Scale(30, w)
-			for _, r := range []graph.Executable{want, x} {
+			for _, r := range []graph.Executable{want, x, y} {
 				if err := errors.Join(r.SetParams(w), r.Run(t.Context(), b)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			got := make([]float32, p.ParamSize)
-			if err := x.Grads(got); err != nil {
+			got, three := make([]float32, p.ParamSize), make([]float32, p.ParamSize)
+			if err := errors.Join(x.Grads(got), y.Grads(three)); err != nil {
 				t.Fatal(err)
+			}
+			if !slices.Equal(got, three) {
+				t.Error("one and three threads give different gradients")
 			}
 			if d := distance(got, want.GradsFloat64()); !(d < 1e-5) {
 				t.Errorf("gradients differ by %.2g of their size", d)
