@@ -1,0 +1,6 @@
+//go:build !amd64 || purego
+
+package kernel
+
+// fmaLoop returns the loop of the selected path and the FLOP of one turn.
+func fmaLoop() (f func(n int), flop int) { return goFMALoop, goFMALoopFLOP }
