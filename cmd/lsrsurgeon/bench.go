@@ -62,7 +62,7 @@ func newGemmBench(n int, precision string) (*gemmBench, error) {
 		a, w, c := fill(m*k), fill(k*n), kernel.Alloc(m*n)
 		b := kernel.PackB(g.pool, k, n, w, k, true)
 		if precision == "bf16" {
-			b = kernel.PackBBF16(g.pool, k, n, w, k, true)
+			b = kernel.PackBBF16(g.pool, k, n, true, func(dst []float32, row int) { copy(dst, w[row*k:][:k]) })
 		}
 		g.jobs = append(g.jobs, func() { b.Mul(g.pool, m, a, k, c, n, nil) })
 		g.flop += 2 * float64(m) * float64(k) * float64(n)
