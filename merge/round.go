@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
@@ -37,7 +38,7 @@ type binfmt struct {
 }
 
 var binfmts = map[tensor.DType]*binfmt{
-	tensor.BF16: {drop: 45, rebias: (1023 - 127) << 7, tiny: (1023 - 126) << 52, huge: (1023+127)<<52 | 0x7f<<45, width: 2, slack: 1 << 20},
+	tensor.BF16: {drop: 45, rebias: (1023 - 127) << 7, tiny: (1023 - 126) << 52, huge: (1023+127)<<52 | 0x7f<<45, width: 2, slack: kernel.TieSlack},
 	tensor.F16:  {drop: 42, rebias: (1023 - 15) << 10, tiny: (1023 - 14) << 52, huge: (1023+15)<<52 | 0x3ff<<42, width: 2, slack: 1 << 18},
 	tensor.F32:  {drop: 29, rebias: (1023 - 127) << 23, tiny: (1023 - 126) << 52, huge: (1023+127)<<52 | 0x7fffff<<29, width: 4, slack: 1 << 12},
 }
@@ -129,44 +130,21 @@ func (r *rounder) row(dst, src []byte, d, carry []float64, i, c0 int) error {
 
 // nearestBF16 is nearest for the commonest case, decoding included.
 func (r *rounder) nearestBF16(dst, src []byte, d []float64, i, c0 int) {
-	const drop, half, slack, rebias = 45, 1 << 44, 1 << 20, (1023 - 127) << 7
-	f := binfmts[tensor.BF16]
-	tiny, span := r.tiny, f.huge-r.tiny
-	if r.tiny > f.huge {
-		span = 0
+	var s kernel.RoundSums
+	for k := 0; k < len(d); k++ {
+		if r.tiny < r.fmt.huge {
+			if k += kernel.AddRoundBF16(dst[2*k:], src[2*k:], d[k:], r.tiny, &s); k == len(d) {
+				break
+			}
+		}
+		w := float64(tensor.BF16ToF32(binary.LittleEndian.Uint16(src[2*k:])))
+		_ = r.slow(dst, src, w, d[k], i, c0, k) // its errors cannot occur for BF16
 	}
-	src, dst = src[:2*len(d)], dst[:2*len(d)]
-	var same, zero int64
-	var sqErr, sqDelta, maxErr float64
-	for k, x := range d {
-		c := binary.LittleEndian.Uint16(src[2*k:])
-		s := float64(math.Float32frombits(uint32(c)<<16)) + x
-		u := math.Float64bits(s)
-		m := u &^ signBit
-		if m-tiny >= span || m&(1<<drop-1)-(half-slack) < 2*slack {
-			// Its errors cannot occur for BF16.
-			_ = r.slow(dst, src, float64(math.Float32frombits(uint32(c)<<16)), x, i, c0, k)
-			continue
-		}
-		q := m + (half - 1) + m>>drop&1
-		code := uint16(u>>48&0x8000 | (q>>drop - rebias))
-		binary.LittleEndian.PutUint16(dst[2*k:], code)
-		e := math.Float64frombits(u&signBit|q&^(1<<drop-1)) - s
-		sqErr += e * e
-		sqDelta += x * x
-		maxErr = max(maxErr, math.Abs(e))
-		if code == c {
-			same++
-		}
-		if x == 0 {
-			zero++
-		}
-	}
-	r.sums.same += same
-	r.sums.zero += zero
-	r.sums.sqErr += sqErr
-	r.sums.sqDelta += sqDelta
-	r.sums.maxErr = max(r.sums.maxErr, maxErr)
+	r.sums.same += s.Same
+	r.sums.zero += s.Zero
+	r.sums.sqErr += s.SqErr
+	r.sums.sqDelta += s.SqDelta
+	r.sums.maxErr = max(r.sums.maxErr, s.MaxErr)
 }
 
 // nearest is the general fast path: formats in binfmts.
