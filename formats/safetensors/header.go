@@ -74,8 +74,12 @@ func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 		return nil, err
 	}
 	n := binary.LittleEndian.Uint64(b[:])
-	if e := foreign(r, size); e != nil {
-		return nil, e
+	// Only what cannot be a header is looked at for what else it may be: a
+	// length of 640 begins like a pickle.
+	if first := []byte{0}; n > MaxHeader || int64(n) > size-8 || n > 0 && readByte(r, 8, first) && first[0] != '{' {
+		if e := foreign(r, size); e != nil {
+			return nil, e
+		}
 	}
 	if n > MaxHeader {
 		return nil, &Error{Reason: fmt.Sprintf("header length %d is above the limit of %d", n, MaxHeader), Hint: "this is not a safetensors file"}
@@ -93,6 +97,11 @@ func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 	}
 	h.DataStart = 8 + int64(n)
 	return h, h.checkLayout(size - h.DataStart)
+}
+
+func readByte(r io.ReaderAt, off int64, b []byte) bool {
+	n, _ := r.ReadAt(b[:1], off) // an error shows again when the header is read
+	return n == 1
 }
 
 // foreign recognises what people mistake for a checkpoint.

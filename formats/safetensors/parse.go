@@ -176,8 +176,15 @@ func (p *parser) entry(e *Entry) error {
 				return err
 			}
 			from := len(p.shapes)
-			if err := p.array(func(n int64) { p.shapes = append(p.shapes, int(n)) }); err != nil {
+			wide := false // on a 32-bit machine
+			if err := p.array(func(n int64) {
+				wide = wide || int64(int(n)) != n
+				p.shapes = append(p.shapes, int(n))
+			}); err != nil {
 				return err
+			}
+			if wide {
+				return p.fail("a dimension is too large for this machine")
 			}
 			e.Shape = p.shapes[from:len(p.shapes):len(p.shapes)]
 			return nil
