@@ -168,7 +168,7 @@ func readBatch(answer []byte, out []Encoding, offsets bool) (int, error) {
 		}
 		pieces := int(w.next())
 		readPiece(&w, &out[i], offsets)
-		if pieces > len(w.b) {
+		if pieces < 0 || pieces > len(w.b) {
 			return i, errAnswer
 		}
 		if pieces > 0 {

@@ -32,8 +32,10 @@ func readInfo(answer []byte) (info, error) {
 		p.Left = w.next() != 0
 		in.stored.Padding = p
 	}
-	in.added = make([]AddedToken, 0, min(int(w.next()), len(w.b)))
-	for len(w.b) > 0 && !w.bad {
+	for range w.next() {
+		if w.bad {
+			break
+		}
 		id, special := w.next(), w.next()
 		in.added = append(in.added, AddedToken{ID: int32(id), Special: special != 0, Content: w.text()})
 	}

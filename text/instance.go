@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/tetratelabs/wazero"
@@ -25,7 +26,7 @@ type instance struct {
 	mod     api.Module
 	stderr  *tail
 	broken  bool
-	scratch []byte // the request being built
+	scratch []byte // the last request, for its capacity
 }
 
 // tail keeps the last bytes the module wrote to standard error, where a
@@ -91,6 +92,9 @@ func (in *instance) reason(err error) string {
 // module's memory, valid until the next call.
 func (in *instance) request(ctx context.Context, name string, req []byte, args ...uint64) ([]byte, error) {
 	n := uint64(len(req))
+	if n > math.MaxInt32 {
+		return nil, fmt.Errorf("%d bytes are too many for one call", n)
+	}
 	p, err := in.call(ctx, "tk_alloc", n)
 	if err != nil {
 		return nil, err
@@ -190,7 +194,7 @@ func (w *words) next() uint32 {
 
 func (w *words) text() string {
 	n := int(w.next())
-	if n > len(w.b) {
+	if n < 0 || n > len(w.b) { // an int may have 32 bits
 		w.bad = true
 		return ""
 	}
@@ -201,7 +205,7 @@ func (w *words) text() string {
 
 // take returns the next 4*n bytes.
 func (w *words) take(n int) []byte {
-	if n < 0 || 4*n > len(w.b) {
+	if n < 0 || n > len(w.b)/4 {
 		w.bad, n = true, 0
 	}
 	b := w.b[:4*n]

@@ -316,8 +316,11 @@ func (t *Tokenizer) encodeChunk(ctx context.Context, inputs []Input, out []Encod
 	}
 	at := 0
 	err := t.with(ctx, func(in *instance) error {
-		in.scratch = appendRequest(in.scratch[:0], inputs, o)
-		answer, err := in.request(ctx, "tk_encode", in.scratch)
+		req := appendRequest(in.scratch[:0], inputs, o)
+		if cap(req) <= 4*chunkBytes { // do not hold on to one huge text
+			in.scratch = req
+		}
+		answer, err := in.request(ctx, "tk_encode", req)
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,9 @@ mod wire;
 
 use std::sync::{Mutex, MutexGuard};
 
-use tokenizers::tokenizer::{EncodeInput, Encoding, PostProcessor, Tokenizer};
+use tokenizers::tokenizer::{
+    Encoding, Model, OffsetType, PostProcessor, PreTokenizer, Tokenizer,
+};
 use tokenizers::utils::padding::PaddingStrategy;
 use tokenizers::{
     PaddingDirection, TruncationDirection, TruncationParams, TruncationStrategy,
@@ -217,23 +219,39 @@ fn encode_one(
     second: Option<&str>,
     o: &Options,
 ) -> Result<Encoding, String> {
-    set_truncation(t, None)?;
+    let offsets = match (o.offsets, o.chars) {
+        (false, _) => OffsetType::None,
+        (true, false) => OffsetType::Byte,
+        (true, true) => OffsetType::Char,
+    };
+    let first = encode_sequence(t, first, 0, offsets)?;
+    let second = second.map(|s| encode_sequence(t, s, 1, offsets)).transpose()?;
     if let Some(p) = &o.truncation {
-        check_truncation(t, first, second, o.special, p)?;
-        set_truncation(t, Some(p.clone()))?;
+        check_truncation(t, first.len(), second.as_ref().map(Encoding::len), o.special, p)?;
     }
-    let input: EncodeInput = match second {
-        None => first.into(),
-        Some(second) => (first, second).into(),
+    set_truncation(t, o.truncation.clone())?;
+    t.post_process(first, second, o.special).map_err(|e| e.to_string())
+}
+
+/// Encodes one text without special tokens and without truncation. The
+/// crate's own `encode` stops at max length where truncation is set, and with
+/// that loses the overflowing pieces (0.23.2; the Python package keeps them).
+fn encode_sequence(
+    t: &Tokenizer,
+    text: &str,
+    type_id: u32,
+    offsets: OffsetType,
+) -> Result<Encoding, String> {
+    let encode = || -> tokenizers::Result<Encoding> {
+        let mut splits =
+            t.get_added_vocabulary().extract_and_normalize(t.get_normalizer(), text);
+        if let Some(pre_tokenizer) = t.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut splits)?;
+        }
+        splits.tokenize(|s| t.get_model().tokenize(s.get()))?;
+        splits.into_encoding(None, type_id, offsets)
     };
-    let encoded = if !o.offsets {
-        t.encode_fast(input, o.special)
-    } else if o.chars {
-        t.encode_char_offsets(input, o.special)
-    } else {
-        t.encode(input, o.special)
-    };
-    encoded.map_err(|e| e.to_string())
+    encode().map_err(|e| e.to_string())
 }
 
 /// Sets the truncation without the crate's own check, which counts special
@@ -258,13 +276,13 @@ fn set_truncation(t: &mut Tokenizer, p: Option<TruncationParams>) -> Result<(), 
 /// or a stride that is not smaller than the length it cuts a sequence to.
 fn check_truncation(
     t: &Tokenizer,
-    first: &str,
-    second: Option<&str>,
+    n1: usize,
+    n2: Option<usize>,
     special: bool,
     p: &TruncationParams,
 ) -> Result<(), String> {
     let added = match t.get_post_processor() {
-        Some(post) if special => post.added_tokens(second.is_some()),
+        Some(post) if special => post.added_tokens(n2.is_some()),
         _ => 0,
     };
     if p.max_length < added {
@@ -274,15 +292,6 @@ fn check_truncation(
         ));
     }
     let room = p.max_length - added;
-    if p.stride == 0 || room == 0 {
-        return Ok(());
-    }
-    let count = |text: &str| -> Result<usize, String> {
-        let e = t.encode_fast(text, false).map_err(|e| e.to_string())?;
-        Ok(e.get_ids().len())
-    };
-    let n1 = count(first)?;
-    let n2 = second.map(count).transpose()?;
     for (n, keep) in kept(n1, n2, room, p.strategy) {
         if keep > 0 && keep < n && p.stride >= keep {
             return Err(format!(
