@@ -124,9 +124,13 @@ func (a *arena) run() error {
 		}
 		allowed := InPlace(op, nil)
 		var err error
-		for _, v := range op.Outputs(nil) {
+		for j, v := range op.Outputs(nil) {
 			if !a.inArena(v) {
 				continue
+			}
+			allowed := allowed
+			if _, ok := op.(*GatedGrad); ok {
+				allowed = allowed[j : j+1] // dgate over gate, dup over up
 			}
 			a.cells(v, func(c int64) {
 				if x, ok := touched[c]; ok && err == nil && (!slices.Contains(allowed, x) || a.pl.Offset[x] != a.pl.Offset[v] || reads[c] > 1) {
@@ -228,6 +232,28 @@ func TestPlanWorksInPlaceUnderViews(t *testing.T) {
 	b.SetLoss(b.MSE(b.MeanPool("m", b.Gated("g", b.View(z, 0, 16), b.View(z, 16, 16), ActSiLU))))
 	if pl := NewPlan(b.P, Dims{T: 8, S: 1}); pl.Offset[y] != pl.Offset[z] {
 		t.Errorf("y at %d, y + x p at %d", pl.Offset[y], pl.Offset[z])
+	}
+}
+
+// An addend of which the product reads columns cannot be its accumulator.
+func TestPlanSharesNoOperandReadTwice(t *testing.T) {
+	b := NewBuilder()
+	x := b.Embed("e", []WeightID{b.Weight("words", 10, 32, false)}, []Stream{StreamIDs}, []int{0})
+	y := b.MatMul("y", b.View(x, 0, 16), b.Param("p", []int{16, 32}, 16, 32), false, false, 1, x)
+	b.Output(y)
+	if pl := NewPlan(b.P, Dims{T: 8, S: 1}); pl.Offset[x] == pl.Offset[y] {
+		t.Errorf("x and x[0:16] p + x both lie at %d", pl.Offset[x])
+	}
+}
+
+func TestResidualIsNoAccumulatorBesidePre(t *testing.T) {
+	o := &Linear{X: 1, W: 1, Residual: 2, Pre: 3, Y: 4}
+	if got := InPlace(o, nil); len(got) != 0 {
+		t.Errorf("with Pre the result may lie over %v", got)
+	}
+	o.Pre = None
+	if got := InPlace(o, nil); !slices.Equal(got, []Value{2}) {
+		t.Errorf("the result may lie over %v, want the residual", got)
 	}
 }
 
