@@ -187,8 +187,8 @@ func FuzzReadHeader(f *testing.F) {
 // TestEveryHeaderLength: the first bytes of a file are a length, whatever else
 // they look like: 640 and 1152 begin like a pickle.
 func TestEveryHeaderLength(t *testing.T) {
-	for n := 2; n < 70000; n++ {
-		if n > 3000 && n%7 != 0 && n%256 != 0x80 {
+	for n := 2; n < 20000; n++ {
+		if n > 3000 && n%256 != 0x80 {
 			continue
 		}
 		text := "{}" + strings.Repeat(" ", n-2)
