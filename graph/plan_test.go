@@ -257,6 +257,23 @@ func TestResidualIsNoAccumulatorBesidePre(t *testing.T) {
 	}
 }
 
+func TestPlanPutsGatedGradientsOverTheirOperands(t *testing.T) {
+	b := NewBuilder()
+	x := b.Embed("e", []WeightID{b.Weight("words", 10, 16, false)}, []Stream{StreamIDs}, []int{0})
+	gate := b.MatMul("gate", x, b.Param("g", []int{16, 16}, 16, 16), false, false, 1, None)
+	up := b.MatMul("up", x, b.Param("u", []int{16, 16}, 16, 16), false, false, 1, None)
+	b.SetLoss(b.MSE(b.MeanPool("m", b.Gated("y", gate, up, ActSiLU))))
+	if err := Differentiate(b.P); err != nil {
+		t.Fatal(err)
+	}
+	pl := NewPlan(b.P, Dims{T: 8, S: 1})
+	i := slices.IndexFunc(b.P.Ops, func(op Op) bool { return op.Name() == "gated_grad" })
+	g := b.P.Ops[i].(*GatedGrad)
+	if pl.Offset[g.DGate] != pl.Offset[gate] || pl.Offset[g.DUp] != pl.Offset[up] {
+		t.Errorf("gate at %d and its gradient at %d, up at %d and its gradient at %d", pl.Offset[gate], pl.Offset[g.DGate], pl.Offset[up], pl.Offset[g.DUp])
+	}
+}
+
 // The last operation must not write over an output that it reads.
 func TestPlanKeepsOutputsOfTheLastOperation(t *testing.T) {
 	p := chain(1)
