@@ -35,6 +35,7 @@ var allowed = map[string]string{
 	"task":                       "text tensor internal/suggest",
 	"adapter":                    "kron graph formats formats/safetensors tensor internal/atomicfile internal/suggest internal/kernel graph/philox",
 	"engine/cpu":                 "graph kron internal/kernel tensor",
+	"engine/cuda":                "graph",
 	"model":                      "adapter graph formats tensor internal/suggest",
 	"merge":                      "adapter formats formats/safetensors internal/atomicfile internal/kernel tensor",
 	"decompose":                  "adapter kron formats internal/kernel tensor internal/atomicfile",

@@ -1,0 +1,21 @@
+package cuda
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/lsrsurgeon/lsrsurgeon/graph/enginetest"
+)
+
+// The orders in which the stand-in runs the threads of a block.
+const orders = 3
+
+func TestConformance(t *testing.T) {
+	for order := range orders {
+		t.Run(fmt.Sprintf("order=%d", order), func(t *testing.T) {
+			f := openFake(t)
+			f.set(setOrder, int64(order))
+			enginetest.Run(t, f.opener(Options{NoGraphs: order == 1}), enginetest.Tolerance{})
+		})
+	}
+}

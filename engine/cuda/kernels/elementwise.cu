@@ -1,0 +1,225 @@
+// Elementwise operations and sums over columns.
+
+struct EmbedArgs {
+  const void *table[4];
+  int stream[4];  // graph.Stream
+  int offset[4];
+  int n, half, first, unused;
+};
+
+DEVICE const int *stream_of(const Head *h, int s) { return s == 0 ? h->ids : s == 1 ? h->types : h->positions; }
+
+KERNEL embed(const Head *h, EmbedArgs a, Mat y) {
+  EACH(h, y, i, j) {
+    float v = a.first ? 0.f : at(y, i, j);
+    for (int k = 0; k < a.n; k++) {
+      i64 e = (i64)(stream_of(h, a.stream[k])[i] + a.offset[k]) * y.cols + j;
+      v += a.half ? load((const bf16 *)a.table[k], e) : load((const float *)a.table[k], e);
+    }
+    set(y, i, j, v);
+  }
+}
+
+// epilogue finishes a product made by a library: pre = x (+ bias already),
+// y = act(pre) + res.
+KERNEL epilogue(const Head *h, Mat pre, int act, Mat res, Mat y) {
+  EACH(h, y, i, j) {
+    float v = activate_one(act, at(pre, i, j));
+    set(y, i, j, v + at_or_0(res, i, j));
+  }
+}
+
+KERNEL add_bias(const Head *h, Mat x, Mat bias, Mat y) {
+  EACH(h, y, i, j) { set(y, i, j, at(x, i, j) + bias.p[j]); }
+}
+
+KERNEL axpby(const Head *h, float alpha, Mat a, float beta, Mat b, Mat y) {
+  EACH(h, y, i, j) {
+    float v = alpha * at(a, i, j);
+    if (b.p) v += beta * at(b, i, j);
+    if (y.add) v += at(y, i, j);
+    set(y, i, j, v);
+  }
+}
+
+KERNEL col_scale(const Head *h, Mat x, Mat s, Mat y) {
+  EACH(h, y, i, j) { set(y, i, j, at(x, i, j) * s.p[j]); }
+}
+
+KERNEL activate(const Head *h, Mat x, int act, Mat y) {
+  EACH(h, y, i, j) { set(y, i, j, activate_one(act, at(x, i, j))); }
+}
+
+KERNEL activate_grad(const Head *h, Mat x, Mat dy, int act, Mat c, Mat dx) {
+  EACH(h, dx, i, j) { set(dx, i, j, at(dy, i, j) * activate_grad_one(act, at(x, i, j)) + at_or_0(c, i, j)); }
+}
+
+KERNEL gated(const Head *h, Mat gate, Mat up, int act, Mat y) {
+  EACH(h, y, i, j) { set(y, i, j, activate_one(act, at(gate, i, j)) * at(up, i, j)); }
+}
+
+KERNEL gated_grad(const Head *h, Mat gate, Mat up, Mat dy, int act, Mat dgate, Mat dup) {
+  EACH(h, dy, i, j) {
+    float g = at(gate, i, j), u = at(up, i, j), d = at(dy, i, j);
+    if (dgate.p) set(dgate, i, j, d * u * activate_grad_one(act, g));
+    if (dup.p) set(dup, i, j, d * activate_one(act, g));
+  }
+}
+
+// dropout: y = x·mask/(1-p) + c. A thread draws four words at a time.
+KERNEL dropout(const Head *h, Mat x, Drop d, Mat c, Mat y) {
+  bool on = d.on && h->train;
+  i64 n = (i64)count(h, y.rows) * y.cols;
+  for (i64 q = (i64)blockIdx.x * blockDim.x + threadIdx.x; 4 * q < n; q += (i64)gridDim.x * blockDim.x) {
+    Words w = {{0, 0, 0, 0}};
+    if (on) w = philox(h->seed, d.site, h->step, (u64)q);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      i64 e = 4 * q + k, i, j;
+      if (e >= n) break;
+      split_index(e, n, y.cols, i, j);
+      float m = !on ? 1.f : w.w[k] >= d.threshold ? d.keep : 0.f;
+      set(y, i, j, at(x, i, j) * m + at_or_0(c, i, j));
+    }
+  }
+}
+
+// col_sum: y[j] = alpha·Σ_i x[i, j] (·b[i, j]) + c[j]. A block takes 32 columns
+// with 8 threads each, which add every eighth row, in float over 64 rows and
+// beyond in double.
+KERNEL col_sum(const Head *h, Mat x, Mat b, float alpha, Mat c, Mat y) {
+  __shared__ double part[8][33];
+  int lane = threadIdx.x & 31, w = threadIdx.x >> 5, j = blockIdx.x * 32 + lane, n = count(h, x.rows);
+  double total = 0;
+  if (j < x.cols) {
+    for (int i0 = w; i0 < n; i0 += 8 * 64) {
+      float s = 0;
+      for (int i = i0; i < n && i < i0 + 8 * 64; i += 8) s += b.p ? at(x, i, j) * at(b, i, j) : at(x, i, j);
+      total += s;
+    }
+  }
+  part[w][lane] = total;
+  __syncthreads();
+  if (w == 0 && j < x.cols) {
+    for (int k = 1; k < 8; k++) total += part[k][lane];
+    float v = (float)(alpha * total);
+    y.p[j] = c.p ? v + c.p[j] : v;
+  }
+}
+
+// fill: y = c, or 0.
+KERNEL fill(const Head *h, Mat c, Mat y) {
+  EACH(h, y, i, j) { set(y, i, j, at_or_0(c, i, j)); }
+}
+
+KERNEL select_rows(const Head *h, Mat x, int pick, Mat y) {
+  EACH(h, y, i, j) { set(y, i, j, at(x, picked(h, pick, i), j)); }
+}
+
+// select_add adds dy to the picked rows of dx: no row is picked twice.
+KERNEL select_add(const Head *h, Mat dy, int pick, Mat dx) {
+  EACH(h, dy, i, j) {
+    int t = picked(h, pick, i);
+    set(dx, t, j, at(dx, t, j) + at(dy, i, j));
+  }
+}
+
+KERNEL mean_pool(const Head *h, Mat x, Mat y) {
+  EACH(h, y, i, j) {
+    int lo = h->cu[i], hi = h->cu[i + 1];
+    float s = 0;
+    for (int t = lo; t < hi; t++) s += at(x, t, j);
+    set(y, i, j, s / (float)(hi - lo));
+  }
+}
+
+KERNEL mean_pool_grad(const Head *h, Mat dy, Mat c, Mat dx) {
+  EACH(h, dx, i, j) {
+    int s = h->seqs[i];
+    float n = (float)(h->cu[s + 1] - h->cu[s]);
+    set(dx, i, j, at(dy, s, j) / n + at_or_0(c, i, j));
+  }
+}
+
+// rope_table fills cosines and sines (T, 2·n) of all tokens, in double because
+// positions times frequencies need more bits than a float has.
+KERNEL rope_table(const Head *h, const float *freq, int n, float scale, float *table) {
+  i64 all = (i64)h->t * n;
+  for (i64 e = (i64)blockIdx.x * blockDim.x + threadIdx.x; e < all; e += (i64)gridDim.x * blockDim.x) {
+    i64 t = e / n, k = e % n;
+    double s, c;
+    sincos((double)h->positions[t] * (double)freq[k], &s, &c);
+    table[t * 2 * n + k] = (float)(c * scale);
+    table[t * 2 * n + n + k] = (float)(s * scale);
+  }
+}
+
+KERNEL rope(const Head *h, Mat x, const float *table, int n, int head_dim, int interleaved, float sign, int pick, Mat y) {
+  EACH(h, y, i, j) {
+    int d = (int)j % head_dim;
+    if (d >= 2 * n) {
+      set(y, i, j, at(x, i, j));
+      continue;
+    }
+    int k = interleaved ? d / 2 : d % n;
+    bool first = interleaved ? d % 2 == 0 : d < n;
+    int other = (int)j + (first ? 1 : -1) * (interleaved ? 1 : n);
+    const float *row = table + (i64)picked(h, pick, i) * 2 * n;
+    float c = row[k], s = sign * row[n + k], v = at(x, i, j), o = at(x, i, other);
+    set(y, i, j, first ? v * c - o * s : v * c + o * s);
+  }
+}
+
+KERNEL row_outer(const Head *h, Mat u, Mat v, Mat y) {
+  EACH(h, y, i, j) { set(y, i, j, at(u, i, (int)j / v.cols) * at(v, i, (int)j % v.cols)); }
+}
+
+KERNEL row_outer_grad(const Head *h, Mat u, Mat v, Mat dy, Mat du, Mat dv) {
+  Mat both = {nullptr, 0, dy.rows, u.cols + v.cols, 0};
+  EACH(h, both, i, j) {
+    float s = 0;
+    if (j < u.cols) {
+      if (!du.p) continue;
+      for (int b = 0; b < v.cols; b++) s += at(dy, i, (int)j * v.cols + b) * at(v, i, b);
+      set(du, i, j, du.add ? at(du, i, j) + s : s);
+    } else {
+      if (!dv.p) continue;
+      int b = (int)j - u.cols;
+      for (int a = 0; a < u.cols; a++) s += at(dy, i, a * v.cols + b) * at(u, i, a);
+      set(dv, i, b, dv.add ? at(dv, i, b) + s : s);
+    }
+  }
+}
+
+// col_norm: y[j] = sqrt(Σ_i (W[i, j] + alpha·Σ_k a[i, k] b[k, j])²), 32 columns
+// to a block as in col_sum. W's element (i, j) is at i·si + j·sj.
+template <class W> DEVICE void col_norm_of(const W *w, i64 si, i64 sj, const Mat &a, const Mat &b, float alpha, const Mat &y) {
+  __shared__ double part[8][33];
+  int lane = threadIdx.x & 31, k8 = threadIdx.x >> 5, j = blockIdx.x * 32 + lane;
+  double total = 0;
+  if (j < y.cols) {
+    for (int i = k8; i < a.rows; i += 8) {
+      float s = 0;
+      for (int k = 0; k < a.cols; k++) s += at(a, i, k) * at(b, k, j);
+      s = load(w, i * si + j * sj) + alpha * s;
+      total += (double)s * s;
+    }
+  }
+  part[k8][lane] = total;
+  __syncthreads();
+  if (k8 == 0 && j < y.cols) {
+    for (int k = 1; k < 8; k++) total += part[k][lane];
+    y.p[j] = (float)sqrt(total);
+  }
+}
+KERNEL col_norm_f32(const float *w, i64 si, i64 sj, Mat a, Mat b, float alpha, Mat y) { col_norm_of(w, si, sj, a, b, alpha, y); }
+KERNEL col_norm_bf16(const bf16 *w, i64 si, i64 sj, Mat a, Mat b, float alpha, Mat y) { col_norm_of(w, si, sj, a, b, alpha, y); }
+
+KERNEL cast_bf16(const float *x, bf16 *y, i64 n) {
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) y[i].x = (u16)to_bf16(x[i]);
+}
+
+// cast_rows rounds a matrix of the batch into contiguous rows.
+KERNEL cast_rows(const Head *h, Mat x, bf16 *y) {
+  EACH(h, x, i, j) { y[i * x.cols + j].x = (u16)to_bf16(at(x, i, j)); }
+}

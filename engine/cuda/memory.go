@@ -1,0 +1,97 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+)
+
+// fixedBytes is the memory that does not depend on the batch: frozen weights
+// that are not on the device yet.
+func (x *executable) fixedBytes() int64 {
+	x.e.mu.Lock()
+	defer x.e.mu.Unlock()
+	var n int64
+	seen := map[weightKey]bool{}
+	for id, use := range used(x.p) {
+		if !use {
+			continue
+		}
+		w := x.p.Weight(graph.WeightID(id))
+		key := weightKey{name: w.Name, rows: w.StoredRows(), cols: w.StoredCols()}
+		if !seen[key] {
+			n += x.e.weightBytes(w)
+		}
+		seen[key] = true
+	}
+	return n
+}
+
+// overhead is what batches up to d need beside the plan.
+func (x *executable) overhead(d graph.Dims) (int64, error) {
+	x.findRopes()
+	x.plan = graph.NewPlan(x.p, d)
+	if err := x.runPass(measure, d); err != nil {
+		return 0, err
+	}
+	return x.need + x.ropeBytes(d) + 3*int64(layoutOf(x.p, d).total) + int64(len(x.kronList))*kronBytes + 8*int64(max(d.S, d.R, 1)), nil
+}
+
+// budget is the memory that an executable may take.
+func (x *executable) budget() (int64, error) {
+	var free, total uintptr
+	if err := x.check("cuMemGetInfo", x.memoryInfo(&free, &total)); err != nil {
+		return 0, err
+	}
+	if limit := x.e.opt.MemoryLimit; limit > 0 {
+		return min(limit, int64(free)), nil
+	}
+	return int64(free), nil
+}
+
+// fits returns an error that says what would fit if the program with batches
+// up to d does not.
+func (x *executable) fits(d graph.Dims) error {
+	limit, err := x.budget()
+	if err != nil {
+		return err
+	}
+	rounded := bucket(d)
+	extra, err := x.overhead(rounded)
+	if err != nil {
+		return err
+	}
+	need := x.fixedBytes() + extra + x.plan.PeakBytes
+	if need <= limit {
+		return nil
+	}
+	return x.tooLarge(d, need, limit, extra)
+}
+
+func (x *executable) tooLarge(d graph.Dims, need, limit, extra int64) error {
+	fixed := x.fixedBytes()
+	// Batches are rounded up by at most an eighth.
+	fit, plan, ok := graph.FitBatch(x.p, d, (limit-fixed-extra)*8/9)
+	if !ok {
+		return fmt.Errorf("%s are needed for %d tokens and %s are available on %s; one sequence already takes %s, of which frozen weights %s: use a GPU with more memory, shorter sequences, a smaller base or precision bf16",
+			size(need), d.T, size(limit), x.info.Name, size(fixed+extra+plan.PeakBytes), size(fixed))
+	}
+	return fmt.Errorf("%s are needed for %d tokens in %d sequences and %s are available on %s; %d tokens in %d sequences would fit", size(need), d.T, d.S, size(limit), x.info.Name, fit.T, fit.S)
+}
+
+// explain turns the driver's lack of memory into what would fit.
+func (x *executable) explain(err error, d graph.Dims) error {
+	if err == nil || !outOfMemory(err) {
+		return err
+	}
+	limit, e := x.budget()
+	if e != nil {
+		return err
+	}
+	limit += x.PeakBytes() // what this executable holds itself
+	extra, e := x.overhead(bucket(d))
+	if e != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, x.tooLarge(d, x.fixedBytes()+extra+x.plan.PeakBytes, limit, extra))
+}
