@@ -25,7 +25,7 @@ type attnArgs struct {
 func (x *executable) attn(o *graph.Attention) attnArgs {
 	q, k, v, y, lse := x.mat(o.Q), x.mat(o.K), x.mat(o.V), x.mat(o.Y), x.mat(o.LSE)
 	return attnArgs{q: q.p, k: k.p, v: v.p, y: y.p, out: y.p, lse: lse.p, ldq: q.ld, ldk: k.ld, ldv: v.ld, ldy: y.ld, ldout: y.ld, ldlse: lse.ld,
-		heads: int32(o.Heads), kvHeads: int32(o.KVHeads), hd: int32(o.HeadDim), causal: flag(o.Causal), window: int32(o.Window), pick: int32(o.QueryPick),
+		heads: int32(o.Heads), kvHeads: int32(o.KVHeads), hd: int32(o.HeadDim), causal: bit(o.Causal), window: int32(o.Window), pick: int32(o.QueryPick),
 		scale: o.Scale, drop: dropOf(o.DropP, o.Site)}
 }
 
@@ -158,5 +158,5 @@ func (x *executable) rope(o *graph.Rope) error {
 	if i := x.ropeOf(o); i >= 0 {
 		_, table = x.ropeAt(i)
 	}
-	return x.over(y, "rope", x.mat(o.X), table, len(o.Freq), o.HeadDim, int(flag(o.Interleaved)), sign, int(o.Pick), y)
+	return x.over(y, "rope", x.mat(o.X), table, len(o.Freq), o.HeadDim, int(bit(o.Interleaved)), sign, int(o.Pick), y)
 }

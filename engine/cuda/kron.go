@@ -156,7 +156,7 @@ func (x *executable) kronApply(o *graph.KronApply) error {
 	in, y := x.mat(o.X), x.mat(o.Y)
 	c := x.addend(o.C, y)
 	return x.gemm(x.valueKernel(), gemmArgs{a: in.p, b: k.p, c: c.p, y: y.p, lda: in.ld, ldb: k.ld, ldc: c.ld, ldy: y.ld,
-		m: in.rows, n: y.cols, k: in.cols, tb: flag(o.Trans), splits: 1, alpha: o.Alpha}, after)
+		m: in.rows, n: y.cols, k: in.cols, tb: bit(o.Trans), splits: 1, alpha: o.Alpha}, after)
 }
 
 // kronApplyGrad forms dK = alpha·xᵀ dy, transposed for Trans, and takes the

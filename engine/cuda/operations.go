@@ -155,9 +155,9 @@ func (x *executable) run(op graph.Op) error {
 		dy := x.mat(o.DY)
 		return x.over(dy, "gated_grad", x.mat(o.Gate), x.mat(o.Up), dy, int(o.Act), x.mat(o.DGate), x.mat(o.DUp))
 	case *graph.Norm:
-		return x.norm("norm_rows", normArgs{x: x.mat(o.X), stats: x.mat(o.Stats), y: x.mat(o.Y), gamma: x.vector(o.Gamma), beta: x.vector(o.Beta), eps: o.Eps, rms: flag(o.RMS)})
+		return x.norm("norm_rows", normArgs{x: x.mat(o.X), stats: x.mat(o.Stats), y: x.mat(o.Y), gamma: x.vector(o.Gamma), beta: x.vector(o.Beta), eps: o.Eps, rms: bit(o.RMS)})
 	case *graph.NormGrad:
-		return x.norm("norm_rows_grad", normArgs{x: x.mat(o.X), stats: x.mat(o.Stats), dy: x.mat(o.DY), c: x.mat(o.C), y: x.mat(o.DX), gamma: x.vector(o.Gamma), rms: flag(o.RMS)})
+		return x.norm("norm_rows_grad", normArgs{x: x.mat(o.X), stats: x.mat(o.Stats), dy: x.mat(o.DY), c: x.mat(o.C), y: x.mat(o.DX), gamma: x.vector(o.Gamma), rms: bit(o.RMS)})
 	case *graph.Dropout:
 		return x.dropout(x.mat(o.X), o.P, o.Site, x.mat(o.Residual), x.mat(o.Y))
 	case *graph.DropoutGrad:
@@ -226,7 +226,7 @@ func (x *executable) runRest(op graph.Op) error {
 	return fmt.Errorf("the operation is unknown to this engine")
 }
 
-func flag(b bool) int32 {
+func bit(b bool) int32 {
 	if b {
 		return 1
 	}
@@ -245,8 +245,8 @@ type embedArgs struct {
 func (x *executable) embed(o *graph.Embed) error {
 	y := x.mat(o.Y)
 	for i := 0; i < len(o.Tables); {
-		a := embedArgs{first: flag(i == 0), half: flag(x.weights[o.Tables[i]].half)}
-		for ; i < len(o.Tables) && a.n < 4 && flag(x.weights[o.Tables[i]].half) == a.half; i++ {
+		a := embedArgs{first: bit(i == 0), half: bit(x.weights[o.Tables[i]].half)}
+		for ; i < len(o.Tables) && a.n < 4 && bit(x.weights[o.Tables[i]].half) == a.half; i++ {
 			a.table[a.n], a.stream[a.n], a.offset[a.n] = x.weights[o.Tables[i]].p, int32(o.Streams[i]), int32(o.Offsets[i])
 			a.n++
 		}

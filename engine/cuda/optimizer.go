@@ -48,7 +48,7 @@ func (x *executable) openParams() error {
 	var list []piece
 	for i := range x.p.Params {
 		par := &x.p.Params[i]
-		p := piece{lrScale: par.LRScale, noDecay: flag(par.NoDecay)}
+		p := piece{lrScale: par.LRScale, noDecay: bit(par.NoDecay)}
 		for lo := 0; lo < par.Size; lo += pieceElems {
 			p.lo, p.n = int32(par.Offset+lo), int32(min(pieceElems, par.Size-lo))
 			list = append(list, p)

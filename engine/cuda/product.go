@@ -42,7 +42,7 @@ func (x *executable) weightProduct(p product) error {
 	g := gemmArgs{a: p.a.p, b: s.p, c: p.c.p, y: p.y.p, pre: p.pre.p, bias: x.vector(p.bias),
 		lda: p.a.ld, ldb: int32(w.StoredCols()), ldc: p.c.ld, ldy: p.y.ld, ldpre: p.pre.ld,
 		m: p.a.rows, n: int32(w.Out), k: int32(w.In), m0: int32(p.r0), mcap: int32(p.cap),
-		tb: flag(w.Transposed != p.backward), act: int32(p.act), splits: 1, alpha: 1}
+		tb: bit(w.Transposed != p.backward), act: int32(p.act), splits: 1, alpha: 1}
 	if p.backward {
 		g.n, g.k = g.k, g.n
 	}
@@ -71,7 +71,7 @@ func (x *executable) matMul(o *graph.MatMul) error {
 	a, b, y := x.mat(o.A), x.mat(o.B), x.mat(o.Y)
 	c := x.addend(o.C, y)
 	g := gemmArgs{a: a.p, b: b.p, c: c.p, y: y.p, lda: a.ld, ldb: b.ld, ldc: c.ld, ldy: y.ld,
-		m: a.rows, k: a.cols, n: b.cols, ta: flag(o.TransA), tb: flag(o.TransB), splits: 1, alpha: o.Alpha}
+		m: a.rows, k: a.cols, n: b.cols, ta: bit(o.TransA), tb: bit(o.TransB), splits: 1, alpha: o.Alpha}
 	if o.TransA {
 		g.m, g.k = g.k, g.m
 	}
