@@ -16,17 +16,11 @@ DATA roundsum_low<>+16(SB)/8, $0x00001fffffffffff
 DATA roundsum_low<>+24(SB)/8, $0x00001fffffffffff
 GLOBL roundsum_low<>(SB), RODATA|NOPTR, $32
 
-DATA roundsum_halfm1<>+0(SB)/8, $0x00000fffffffffff
-DATA roundsum_halfm1<>+8(SB)/8, $0x00000fffffffffff
-DATA roundsum_halfm1<>+16(SB)/8, $0x00000fffffffffff
-DATA roundsum_halfm1<>+24(SB)/8, $0x00000fffffffffff
-GLOBL roundsum_halfm1<>(SB), RODATA|NOPTR, $32
-
-DATA roundsum_one<>+0(SB)/8, $0x0000000000000001
-DATA roundsum_one<>+8(SB)/8, $0x0000000000000001
-DATA roundsum_one<>+16(SB)/8, $0x0000000000000001
-DATA roundsum_one<>+24(SB)/8, $0x0000000000000001
-GLOBL roundsum_one<>(SB), RODATA|NOPTR, $32
+DATA roundsum_split<>+0(SB)/8, $0x42c0000000000080
+DATA roundsum_split<>+8(SB)/8, $0x42c0000000000080
+DATA roundsum_split<>+16(SB)/8, $0x42c0000000000080
+DATA roundsum_split<>+24(SB)/8, $0x42c0000000000080
+GLOBL roundsum_split<>(SB), RODATA|NOPTR, $32
 
 DATA roundsum_huge<>+0(SB)/8, $0x47efdfffffffffff
 DATA roundsum_huge<>+8(SB)/8, $0x47efdfffffffffff
@@ -39,6 +33,12 @@ DATA roundsum_near<>+8(SB)/8, $0x00000ffffff00000
 DATA roundsum_near<>+16(SB)/8, $0x00000ffffff00000
 DATA roundsum_near<>+24(SB)/8, $0x00000ffffff00000
 GLOBL roundsum_near<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_width<>+0(SB)/8, $0x0000000000200000
+DATA roundsum_width<>+8(SB)/8, $0x0000000000200000
+DATA roundsum_width<>+16(SB)/8, $0x0000000000200000
+DATA roundsum_width<>+24(SB)/8, $0x0000000000200000
+GLOBL roundsum_width<>(SB), RODATA|NOPTR, $32
 
 // func addRoundBF16AVX2(dst *byte, src *byte, d *float64, n int, tiny uint64, sums *[20]float64) (done int)
 // Requires: AVX, AVX2, FMA3
@@ -55,50 +55,45 @@ TEXT ·addRoundBF16AVX2(SB), NOSPLIT, $0-56
 	VMOVUPD      96(SI), Y4
 	VMOVUPD      128(SI), Y5
 	VMOVUPD      roundsum_abs<>+0(SB), Y6
-	VXORPD       Y7, Y7, Y7
+	VMOVDQU      roundsum_huge<>+0(SB), Y7
+	VXORPD       Y8, Y8, Y8
 	XORQ         DI, DI
 	SUBQ         $0x04, BX
 	JLT          end
 
 loop:
-	VPMOVZXWD   (CX)(DI*2), X8
-	VPSLLD      $0x10, X8, X8
-	VCVTPS2PD   X8, Y8
-	VMOVUPD     (DX)(DI*8), Y9
-	VADDPD      Y9, Y8, Y10
-	VANDPD      Y6, Y10, Y11
-	VPCMPGTQ    Y11, Y0, Y12
-	VMOVDQU     roundsum_huge<>+0(SB), Y13
-	VPCMPGTQ    Y13, Y11, Y13
-	VPOR        Y12, Y13, Y12
-	VPAND       roundsum_low<>+0(SB), Y11, Y13
-	VPSUBQ      roundsum_near<>+0(SB), Y13, Y13
-	VPSRLQ      $0x15, Y13, Y13
-	VPCMPEQQ    Y7, Y13, Y13
-	VPOR        Y12, Y13, Y12
-	VPTEST      Y12, Y12
+	VPMOVZXWD   (CX)(DI*2), X9
+	VPSLLD      $0x10, X9, X9
+	VCVTPS2PD   X9, Y9
+	VMOVUPD     (DX)(DI*8), Y10
+	VADDPD      Y10, Y9, Y11
+	VANDPD      Y6, Y11, Y12
+	VPSUBQ      Y0, Y12, Y13
+	VPSUBQ      Y12, Y7, Y14
+	VPOR        Y13, Y14, Y13
+	VPAND       roundsum_low<>+0(SB), Y12, Y12
+	VPSUBQ      roundsum_near<>+0(SB), Y12, Y12
+	VPSUBQ      roundsum_width<>+0(SB), Y12, Y14
+	VPANDN      Y14, Y12, Y14
+	VPOR        Y13, Y14, Y13
+	VTESTPD     Y13, Y13
 	JNZ         end
-	VPSRLQ      $0x2d, Y11, Y12
-	VPAND       roundsum_one<>+0(SB), Y12, Y12
-	VPADDQ      Y11, Y12, Y12
-	VPADDQ      roundsum_halfm1<>+0(SB), Y12, Y12
-	VMOVDQU     roundsum_low<>+0(SB), Y11
-	VPANDN      Y12, Y11, Y11
-	VANDNPD     Y10, Y6, Y12
-	VORPD       Y12, Y11, Y11
-	VCVTPD2PSY  Y11, X12
+	VMULPD      roundsum_split<>+0(SB), Y11, Y12
+	VSUBPD      Y11, Y12, Y13
+	VSUBPD      Y13, Y12, Y13
+	VCVTPD2PSY  Y13, X12
 	VPSRLD      $0x10, X12, X12
 	VPACKUSDW   X12, X12, X12
 	VMOVQ       X12, (AX)(DI*2)
-	VSUBPD      Y10, Y11, Y10
-	VFMADD231PD Y10, Y10, Y3
-	VFMADD231PD Y9, Y9, Y4
-	VANDPD      Y6, Y10, Y10
-	VMAXPD      Y10, Y5, Y5
-	VCMPPD      $0x00, Y11, Y8, Y8
-	VPSUBQ      Y8, Y1, Y1
-	VCMPPD      $0x00, Y9, Y7, Y8
-	VPSUBQ      Y8, Y2, Y2
+	VSUBPD      Y11, Y13, Y11
+	VFMADD231PD Y11, Y11, Y3
+	VFMADD231PD Y10, Y10, Y4
+	VANDPD      Y6, Y11, Y11
+	VMAXPD      Y11, Y5, Y5
+	VCMPPD      $0x00, Y13, Y9, Y9
+	VPSUBQ      Y9, Y1, Y1
+	VCMPPD      $0x00, Y10, Y8, Y9
+	VPSUBQ      Y9, Y2, Y2
 	ADDQ        $0x04, DI
 	SUBQ        $0x04, BX
 	JGE         loop

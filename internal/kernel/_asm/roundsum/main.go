@@ -4,6 +4,8 @@
 package main
 
 import (
+	"math"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -29,8 +31,8 @@ func quad(name string, v uint64) Mem {
 
 func main() {
 	ConstraintExpr("amd64,!purego")
-	absM, lowM, halfM1 := quad("abs", abs), quad("low", low), quad("halfm1", half-1)
-	oneM, hugeM, nearM := quad("one", 1), quad("huge", huge), quad("near", half-slack)
+	absM, lowM, splitM := quad("abs", abs), quad("low", low), quad("split", math.Float64bits(1<<drop+1))
+	hugeM, nearM, widthM := quad("huge", huge), quad("near", half-slack), quad("width", 2*slack)
 
 	TEXT("addRoundBF16AVX2", NOSPLIT, "func(dst, src *byte, d *float64, n int, tiny uint64, sums *[20]float64) (done int)")
 	Doc("addRoundBF16AVX2 does groups of four elements of n while none of a group is in",
@@ -51,8 +53,9 @@ func main() {
 		acc[i] = YMM()
 		VMOVUPD(Mem{Base: sums, Disp: 32 * i}, acc[i])
 	}
-	absV, nil0 := YMM(), YMM()
+	absV, hugeV, nil0 := YMM(), YMM(), YMM()
 	VMOVUPD(absM, absV)
+	VMOVDQU(hugeM, hugeV)
 	VXORPD(nil0, nil0, nil0)
 	done := GP64()
 	XORQ(done, done)
@@ -67,28 +70,24 @@ func main() {
 		VMOVUPD(Mem{Base: d, Index: done, Scale: 8}, x)
 		VADDPD(x, w, s)
 		VANDPD(absV, s, m)
-		// In doubt: below tiny, above huge, near the middle.
-		a, b, c := YMM(), YMM(), YMM()
-		VPCMPGTQ(m, tiny, a)
-		VMOVDQU(hugeM, b)
-		VPCMPGTQ(b, m, b)
+		// In doubt: below tiny, above huge, near the middle. The sign bits tell.
+		a, b, c, near := YMM(), YMM(), YMM(), YMM()
+		VPSUBQ(tiny, m, a)
+		VPSUBQ(m, hugeV, b)
 		VPOR(a, b, a)
 		VPAND(lowM, m, c)
 		VPSUBQ(nearM, c, c)
-		VPSRLQ(Imm(21), c, c) // 2·slack = 2^21
-		VPCMPEQQ(nil0, c, c)
-		VPOR(a, c, a)
-		VPTEST(a, a)
+		VPSUBQ(widthM, c, near)
+		VPANDN(near, c, near)
+		VPOR(a, near, a)
+		VTESTPD(a, a)
 		JNZ(LabelRef("end"))
-		q, o, sign := YMM(), YMM(), YMM()
-		VPSRLQ(Imm(drop), m, q)
-		VPAND(oneM, q, q)
-		VPADDQ(m, q, q)
-		VPADDQ(halfM1, q, q)
-		VMOVDQU(lowM, o)
-		VPANDN(q, o, o)
-		VANDNPD(s, absV, sign)
-		VORPD(sign, o, o)
+		// Veltkamp's splitting rounds to 53 - drop bits. Ties, where it may go the
+		// other way, are in doubt.
+		t, o := YMM(), YMM()
+		VMULPD(splitM, s, t)
+		VSUBPD(s, t, o)
+		VSUBPD(o, t, o)
 		code := XMM()
 		VCVTPD2PSY(o, code) // exact
 		VPSRLD(Imm(16), code, code)
