@@ -47,7 +47,8 @@ func cacheFiles(dir string) ([]string, error) {
 	return files, nil
 }
 
-// dropUnsealed removes the cache files whose seal is missing or does not fit.
+// dropUnsealed removes the cache files whose seal is missing or does not fit,
+// and the seal with them.
 // An error means that the directory must not be used.
 func dropUnsealed(dir string) error {
 	files, err := cacheFiles(dir)
@@ -65,8 +66,10 @@ func dropUnsealed(dir string) error {
 				continue
 			}
 		}
-		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		for _, path := range []string{f, f + sealSuffix} {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 	}
 	return nil
@@ -80,14 +83,12 @@ func seal(dir string) {
 		return
 	}
 	for _, f := range files {
-		sum, err := fileSum(f)
-		if err != nil {
-			continue
+		if _, err := os.Stat(f + sealSuffix); err == nil {
+			continue // dropUnsealed has checked it
 		}
-		if old, err := os.ReadFile(f + sealSuffix); err == nil && bytes.Equal(old, sum) {
-			continue
+		if sum, err := fileSum(f); err == nil {
+			writeWhole(f+sealSuffix, sum)
 		}
-		writeWhole(f+sealSuffix, sum)
 	}
 }
 

@@ -64,7 +64,7 @@ func charOffsets(s string, offsets [][2]int) [][2]int {
 // TestByteOffsets compares byte offsets with the character offsets that are
 // known to be Python's, and the encoding without offsets with both.
 func TestByteOffsets(t *testing.T) {
-	lines := goldenLines(t)[:2500]
+	lines := goldenLines(t)[:1000]
 	for _, kind := range []string{"small/bert-uncased", "small/opt", "small/qwen2", "stories260k"} {
 		tok := loadGolden(t, kind)
 		inputs := goldenInputs(lines, "single")
@@ -179,7 +179,7 @@ func TestNotUTF8(t *testing.T) {
 
 // TestWorkers checks that the number of workers changes nothing.
 func TestWorkers(t *testing.T) {
-	lines := goldenLines(t)[:2500]
+	lines := goldenLines(t)[:1000]
 	var want []Encoding
 	for _, workers := range []int{1, 4} {
 		tok, err := Load(filepath.Join("testdata", "small", "roberta"), Options{CacheDir: cacheDir, Workers: workers})
