@@ -103,10 +103,4 @@ func randomised(p *kernel.Pool, a []float64, m, n, r int, seed uint64) (*SVD, er
 
 // orthonormalise replaces x (rows, cols) by an orthonormal basis of its
 // columns, by Householder reflections.
-func orthonormalise(x []float64, rows, cols int) {
-	var qr mat.QR
-	qr.Factorize(mat.NewDense(rows, cols, x))
-	var q mat.Dense
-	qr.QTo(&q)
-	copy(x, columns(&q, rows, cols))
-}
+func orthonormalise(x []float64, rows, cols int) { householder(x, rows, cols) }

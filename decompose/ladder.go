@@ -1,0 +1,103 @@
+package decompose
+
+import (
+	"math"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+)
+
+// rung is one size that a module's update can have.
+type rung struct {
+	rank   adapter.Rank
+	terms  int
+	params int
+	error2 float64 // ‖ΔW - scale·A B‖²
+	// tensors are the module's tensors, or nil where make has them.
+	tensors [][]float32
+}
+
+// ladder are the sizes on offer for one module, by number of parameters, the
+// squared error falling strictly.
+type ladder struct {
+	norm2, base2 float64 // of ΔW and of W
+	rungs        []rung
+	// build returns the tensors of rung i.
+	build func(i int) [][]float32
+}
+
+// falling drops rungs that cost more than another without being better.
+func falling(rungs []rung) []rung {
+	best := math.Inf(1)
+	kept := rungs[:0]
+	for _, r := range rungs {
+		if r.error2 < best*(1-1e-9) {
+			best = r.error2
+			kept = append(kept, r)
+		}
+	}
+	return kept
+}
+
+// reach returns the cheapest rung with an error of at most share of the norm,
+// or the last and false.
+func (l *ladder) reach(share float64) (int, bool) {
+	for i, r := range l.rungs {
+		if r.error2 <= share*share*l.norm2 {
+			return i, true
+		}
+	}
+	return len(l.rungs) - 1, false
+}
+
+// spread chooses a rung for every ladder, or -1 for none, so that the total
+// number of parameters is at most budget and the total squared error small: it
+// always takes the step with the largest fall of the error per parameter,
+// among all steps on the lower convex hull of a ladder. For convex ladders, as
+// those of singular values, no other choice of the same cost is better.
+// Whatever is left over goes to the largest single fall that it can pay.
+func spread(ladders []*ladder, budget int64) []int {
+	at := make([]int, len(ladders))
+	for i := range at {
+		at[i] = -1
+	}
+	left := budget
+	for {
+		best, to, rate := -1, 0, 0.0
+		for i, l := range ladders {
+			params, error2 := l.state(at[i])
+			j, g := l.steepest(at[i], params, error2, left)
+			if g > rate {
+				best, to, rate = i, j, g
+			}
+		}
+		if best < 0 {
+			return at
+		}
+		before, _ := ladders[best].state(at[best])
+		left -= int64(ladders[best].rungs[to].params - before)
+		at[best] = to
+	}
+}
+
+// state is the number of parameters and the squared error at rung i.
+func (l *ladder) state(i int) (int, float64) {
+	if i < 0 {
+		return 0, l.norm2
+	}
+	return l.rungs[i].params, l.rungs[i].error2
+}
+
+// steepest returns the affordable rung above i whose fall per parameter is
+// largest, and that rate; 0 if there is none.
+func (l *ladder) steepest(i, params int, error2 float64, left int64) (to int, rate float64) {
+	for j := i + 1; j < len(l.rungs); j++ {
+		r := l.rungs[j]
+		if int64(r.params-params) > left {
+			break
+		}
+		if g := (error2 - r.error2) / float64(r.params-params); g > rate {
+			to, rate = j, g
+		}
+	}
+	return to, rate
+}

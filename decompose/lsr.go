@@ -1,0 +1,287 @@
+package decompose
+
+import (
+	"fmt"
+	"math"
+
+	"gonum.org/v1/gonum/mat"
+
+	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
+	"github.com/lsrsurgeon/lsrsurgeon/kron"
+)
+
+// half is one thin matrix K (n, r) = Σ_k F1_k ⊗ F2_k of an update, and its
+// dense form: A, or the transpose of B.
+type half struct {
+	kron.Factor[float64]
+	k []float64 // (n, r)
+}
+
+func newHalf(s kron.Shape) *half {
+	f := kron.Factor[float64]{Shape: s, F1: make([]float64, s.S*s.A1*s.R1), F2: make([]float64, s.S*s.A2*s.R2)}
+	return &half{Factor: f, k: make([]float64, s.N*s.M)}
+}
+
+func (h *half) materialize(p *kernel.Pool) { kron.Materialize(p, nil, h.k, h.Factor) }
+
+// gram is Kᵀ K (r, r).
+func (h *half) gram(p *kernel.Pool) []float64 {
+	g := make([]float64, h.M*h.M)
+	kernel.GemmF64(p, true, false, h.M, h.M, h.N, 1, h.k, h.M, h.k, h.M, 0, g, h.M)
+	return g
+}
+
+// side is one of the two sets of small matrices of a half, for the least
+// squares problem in it: rows of K are x·sx + y·sy, columns u·tx + v·ty, for x,
+// u of the side that is solved for and y, v of the other.
+type side struct {
+	s              int
+	x, y           []float64 // (s, ax, rx), (s, ay, ry)
+	ax, rx, ay, ry int
+	sx, sy, tx, ty int
+	n, r           int
+}
+
+func (h *half) sides() [2]side {
+	return [2]side{
+		{h.S, h.F1, h.F2, h.A1, h.R1, h.A2, h.R2, h.A2, 1, h.R2, 1, h.N, h.M},
+		{h.S, h.F2, h.F1, h.A2, h.R2, h.A1, h.R1, 1, h.A2, 1, h.R2, h.N, h.M},
+	}
+}
+
+// rows is how many y give a row that is not cut off, for one x.
+func (q *side) rows(x int) int {
+	if x*q.sx >= q.n {
+		return 0
+	}
+	return min(q.ay, (q.n-x*q.sx+q.sy-1)/q.sy)
+}
+
+// damping of a least squares problem, relative to its mean diagonal: it holds
+// the old solution where the problem does not determine one.
+const damping = 1e-9
+
+// solve replaces x by the minimiser of tr(K g Kᵀ) - 2 tr(K cᵀ), the other side
+// held fixed: c (n, r), g (r, r). The rows of the small matrices are
+// independent, with one matrix of normal equations for all that are not cut.
+func (q *side) solve(c, g []float64) error {
+	size := q.s * q.rx
+	systems := map[int]*mat.Cholesky{}
+	ridges := map[int]float64{}
+	rhs, sol := mat.NewVecDense(size, nil), mat.NewVecDense(size, nil)
+	for x := range q.ax {
+		count := q.rows(x)
+		if count == 0 {
+			continue
+		}
+		if systems[count] == nil {
+			chol, ridge, err := q.normal(g, count)
+			if err != nil {
+				return err
+			}
+			systems[count], ridges[count] = chol, ridge
+		}
+		q.right(c, x, count, rhs.RawVector().Data)
+		for k := range q.s {
+			for u := range q.rx {
+				i := k*q.rx + u
+				rhs.SetVec(i, rhs.AtVec(i)+ridges[count]*q.x[(k*q.ax+x)*q.rx+u])
+			}
+		}
+		if err := systems[count].SolveVecTo(sol, rhs); err != nil {
+			if _, conditioned := err.(mat.Condition); !conditioned {
+				return err
+			}
+		}
+		for k := range q.s {
+			for u := range q.rx {
+				q.x[(k*q.ax+x)*q.rx+u] = sol.AtVec(k*q.rx + u)
+			}
+		}
+	}
+	return nil
+}
+
+// normal returns the matrix of the normal equations with y < count, damped.
+func (q *side) normal(g []float64, count int) (*mat.Cholesky, float64, error) {
+	w := q.s * q.ry
+	f := make([]float64, count*w) // (count, s·ry)
+	for k := range q.s {
+		for y := range count {
+			copy(f[y*w+k*q.ry:][:q.ry], q.y[(k*q.ay+y)*q.ry:][:q.ry])
+		}
+	}
+	m := make([]float64, w*w)
+	kernel.GemmF64(nil, true, false, w, w, count, 1, f, w, f, w, 0, m, w)
+	size := q.s * q.rx
+	nm := mat.NewSymDense(size, nil)
+	trace := 0.0
+	for k := range q.s {
+		for u := range q.rx {
+			for l := range q.s {
+				for v := range q.rx {
+					i, j := k*q.rx+u, l*q.rx+v
+					if j < i {
+						continue
+					}
+					sum := 0.0
+					for a := range q.ry {
+						gr := g[(u*q.tx+a*q.ty)*q.r+v*q.tx:]
+						mr := m[(k*q.ry+a)*w+l*q.ry:]
+						for b := range q.ry {
+							sum += mr[b] * gr[b*q.ty]
+						}
+					}
+					nm.SetSym(i, j, sum)
+					if i == j {
+						trace += sum
+					}
+				}
+			}
+		}
+	}
+	ridge := damping * trace / float64(size)
+	if !(ridge > 0) {
+		ridge = 1
+	}
+	for i := range size {
+		nm.SetSym(i, i, nm.At(i, i)+ridge)
+	}
+	var chol mat.Cholesky
+	if !chol.Factorize(nm) {
+		return nil, 0, fmt.Errorf("least squares problem of size %d is not positive definite", size)
+	}
+	return &chol, ridge, nil
+}
+
+// right sets rhs (s, rx) for row x.
+func (q *side) right(c []float64, x, count int, rhs []float64) {
+	clear(rhs)
+	for y := range count {
+		row := c[(x*q.sx+y*q.sy)*q.r:][:q.r]
+		for k := range q.s {
+			f := q.y[(k*q.ay+y)*q.ry:][:q.ry]
+			for u := range q.rx {
+				sum := 0.0
+				for v, fv := range f {
+					sum += fv * row[u*q.tx+v*q.ty]
+				}
+				rhs[k*q.rx+u] += sum
+			}
+		}
+	}
+}
+
+// products gives the two products with a fixed ΔW (in, out).
+type products struct {
+	norm2 float64
+	right func(dst, x []float64, r int) // ΔW X (in, r) for X (out, r)
+	left  func(dst, y []float64, r int) // ΔWᵀ Y (out, r) for Y (in, r)
+}
+
+// compressed gives the products of U diag(S) Vᵀ.
+func compressed(p *kernel.Pool, d *SVD, in, out int) products {
+	l := len(d.S)
+	us, vs := make([]float64, in*l), make([]float64, out*l)
+	norm2 := 0.0
+	for j, s := range d.S {
+		norm2 += s * s
+		for i := range in {
+			us[i*l+j] = d.U[i*l+j] * s
+		}
+		for i := range out {
+			vs[i*l+j] = d.V[i*l+j] * s
+		}
+	}
+	thin := func(big, small []float64, n, m int) func(dst, x []float64, r int) {
+		return func(dst, x []float64, r int) {
+			t := make([]float64, l*r)
+			kernel.GemmF64(p, true, false, l, r, m, 1, small, l, x, r, 0, t, r)
+			kernel.GemmF64(p, false, false, n, r, l, 1, big, l, t, r, 0, dst, r)
+		}
+	}
+	return products{norm2, thin(us, d.V, in, out), thin(vs, d.U, out, in)}
+}
+
+// lsrFit is an update in the making: ΔW ≈ A Bᵀ, A (in, r), B (out, r).
+type lsrFit struct {
+	pool   *kernel.Pool
+	a, b   *half
+	error2 float64
+}
+
+// sweep improves A and then B once by alternating least squares and sets
+// error2. No step makes the error larger.
+func (f *lsrFit) sweep(t products) error {
+	r := f.a.M
+	for _, turn := range []struct {
+		h, other *half
+		mul      func(dst, x []float64, r int)
+	}{{f.a, f.b, t.right}, {f.b, f.a, t.left}} {
+		c := make([]float64, turn.h.N*r)
+		turn.mul(c, turn.other.k, r)
+		g := turn.other.gram(f.pool)
+		for range 2 {
+			for _, q := range turn.h.sides() {
+				if err := q.solve(c, g); err != nil {
+					return err
+				}
+			}
+		}
+		turn.h.materialize(f.pool)
+		f.error2 = quadratic(t.norm2, turn.h, f.pool, c, g)
+	}
+	f.balance()
+	return nil
+}
+
+// quadratic is ‖ΔW - A Bᵀ‖² for a half with its c and g.
+func quadratic(norm2 float64, h *half, p *kernel.Pool, c, g []float64) float64 {
+	dot, sq := 0.0, 0.0
+	for i, v := range h.k {
+		dot += v * c[i]
+	}
+	for i, v := range h.gram(p) {
+		sq += v * g[i]
+	}
+	return max(0, norm2-2*dot+sq)
+}
+
+// balance gives A and B the same norm, and the two matrices of each term.
+func (f *lsrFit) balance() {
+	na, nb := norm(f.a.k), norm(f.b.k)
+	if na == 0 || nb == 0 {
+		return
+	}
+	for _, s := range []struct {
+		h *half
+		c float64
+	}{{f.a, math.Sqrt(nb / na)}, {f.b, math.Sqrt(na / nb)}} {
+		scale(s.h.k, s.c)
+		m1, m2 := s.h.A1*s.h.R1, s.h.A2*s.h.R2
+		for k := range s.h.S {
+			x, y := s.h.F1[k*m1:][:m1], s.h.F2[k*m2:][:m2]
+			n1, n2 := norm(x), norm(y)
+			if n1 == 0 || n2 == 0 {
+				scale(x, s.c)
+				continue
+			}
+			scale(x, s.c*math.Sqrt(n2/n1))
+			scale(y, math.Sqrt(n1/n2))
+		}
+	}
+}
+
+func norm(x []float64) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += v * v
+	}
+	return math.Sqrt(sum)
+}
+
+func scale(x []float64, c float64) {
+	for i := range x {
+		x[i] *= c
+	}
+}
