@@ -217,6 +217,15 @@ func (u *undoWriter) close() error {
 	return h.Close()
 }
 
+// flaters are reused: each holds about a megabyte.
+var flaters = sync.Pool{New: func() any {
+	w, err := flate.NewWriter(nil, flate.BestSpeed)
+	if err != nil {
+		panic(err) // not reached: the level is valid
+	}
+	return w
+}}
+
 // compress packs a xor b, byte plane after byte plane: the planes of sign and
 // exponent are nearly all zeros.
 func compress(a, b []byte, width int) ([]byte, error) {
@@ -229,10 +238,9 @@ func compress(a, b []byte, width int) ([]byte, error) {
 		}
 	}
 	var out bytes.Buffer
-	w, err := flate.NewWriter(&out, flate.BestSpeed)
-	if err != nil {
-		return nil, err
-	}
+	w := flaters.Get().(*flate.Writer)
+	defer flaters.Put(w)
+	w.Reset(&out)
 	if _, err := w.Write(x); err != nil {
 		return nil, err
 	}
