@@ -9,6 +9,7 @@ package formats
 
 import (
 	"fmt"
+	"os"
 	"runtime/debug"
 	"sync"
 
@@ -23,7 +24,23 @@ type Tensor struct {
 	File   int   // index into Files
 	Offset int64 // of its first byte in that file
 	Bytes  int64
+	// Stored names the element type where DType has no name for it and is
+	// Invalid: "INT4" or "STRING" of an ONNX model. Else it is empty.
+	Stored string
+
+	decoded []byte // bytes that no file holds in this form
 }
+
+// TypeName is the name of the element type.
+func (t Tensor) TypeName() string {
+	if t.Stored != "" {
+		return t.Stored
+	}
+	return t.DType.String()
+}
+
+// InFile says whether the bytes lie in the file as Bytes gives them.
+func (t Tensor) InFile() bool { return t.decoded == nil }
 
 // Elements is the number of elements.
 func (t Tensor) Elements() int64 {
@@ -107,6 +124,9 @@ func (c *Checkpoint) Bytes(t Tensor) ([]byte, error) {
 	if t.Bytes == 0 {
 		return nil, nil
 	}
+	if t.decoded != nil {
+		return t.decoded, nil
+	}
 	m, err := c.mapped(t.File)
 	if err != nil {
 		return nil, err
@@ -167,7 +187,7 @@ func (c *Checkpoint) read(t Tensor, from, to int64, n int, decode func([]byte) e
 		panic(fmt.Sprintf("formats: elements [%d, %d) of %d into %d", from, to, t.Elements(), n))
 	}
 	if !tensor.Convertible(t.DType) {
-		return &Error{Path: c.files[t.File].Path, Tensor: t.Name, Reason: fmt.Sprintf("dtype %v can be copied but not computed with", t.DType), Hint: "use a checkpoint in F32, F16, BF16 or F8", Err: ErrUnsupported}
+		return &Error{Path: c.files[t.File].Path, Tensor: t.Name, Reason: fmt.Sprintf("dtype %s can be copied but not computed with", t.TypeName()), Hint: "use a checkpoint in F32, F16, BF16 or F8", Err: ErrUnsupported}
 	}
 	if n == 0 {
 		return nil
@@ -194,4 +214,12 @@ func (c *Checkpoint) Close() error {
 	}
 	c.maps = nil
 	return first
+}
+
+func fileSize(path string) (int64, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
 }

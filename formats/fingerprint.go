@@ -26,7 +26,7 @@ func (c *Checkpoint) Fingerprint() (string, error) {
 	})
 	h := sha256.New()
 	for _, t := range order {
-		fmt.Fprintf(h, "%q %v %v\n", t.Name, t.DType, t.Shape)
+		fmt.Fprintf(h, "%q %s %v\n", t.Name, t.TypeName(), t.Shape)
 		b, err := c.Bytes(t)
 		if err != nil {
 			return "", err

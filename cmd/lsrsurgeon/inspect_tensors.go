@@ -65,7 +65,7 @@ func runTensors(a *app, path string, o *tensorsOptions) error {
 		if !re.MatchString(t.Name) {
 			continue
 		}
-		r := tensorRow{Name: t.Name, DType: t.DType.String(), Shape: append([]int{}, t.Shape...), Bytes: t.Bytes, File: ck.Files()[t.File].Path, Offset: t.Offset}
+		r := tensorRow{Name: t.Name, DType: t.TypeName(), Shape: append([]int{}, t.Shape...), Bytes: t.Bytes, File: ck.Files()[t.File].Path, Offset: t.Offset}
 		if o.stats && tensor.Convertible(t.DType) {
 			if r.Stats, err = statsOf(ck, t); err != nil {
 				return err

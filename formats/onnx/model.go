@@ -253,3 +253,15 @@ type ValueInfo struct {
 	Shape    []Dim
 	Record   Span // with tag and length, as it stands in the graph
 }
+
+// Constant returns the tensor of a Constant node, or nil for any other node and
+// for constants that are no dense tensors.
+func (n *Node) Constant() *Tensor {
+	if n.Op != "Constant" || n.Domain != "" && n.Domain != "ai.onnx" || len(n.Outputs) != 1 {
+		return nil
+	}
+	if a := n.Attribute("value"); a != nil {
+		return a.T
+	}
+	return nil
+}
