@@ -249,7 +249,10 @@ func (v *device) allocate(n int64) (buffer, error) {
 		return buffer{}, nil
 	}
 	b := buffer{n: n}
-	return b, v.check(fmt.Sprintf("allocating %s", size(n)), v.alloc(&b.p, uintptr(n)))
+	if err := v.check(fmt.Sprintf("allocating %s", size(n)), v.alloc(&b.p, uintptr(n))); err != nil {
+		return buffer{}, err
+	}
+	return b, nil
 }
 
 // release gives b back.

@@ -204,7 +204,7 @@ func (x *executable) Run(ctx context.Context, b *graph.Batch) error {
 		x.ran = false
 		if m := larger(bucket(d), x.plan.Dims); m != x.plan.Dims {
 			if err := x.place(m); err != nil {
-				err = x.explain(err, m)
+				err = x.explain(err, d)
 				x.plan = &graph.Plan{} // nothing is placed: the next run tries again
 				return err
 			}

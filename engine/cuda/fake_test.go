@@ -55,9 +55,9 @@ func kernelSource(t testing.TB, edit func(name, text string) string) string {
 
 var kernelName = regexp.MustCompile(`(?m)^KERNEL (\w+)\(`)
 
-// compile builds the stand-ins for libcuda, from the given kernels, and for
+// compileFake builds the stand-ins for libcuda, from the given kernels, and for
 // cuBLASLt in dir.
-func compileFake(dir, source string) error {
+func compileFake(dir, source, optimize string) error {
 	shim, err := filepath.Abs("testdata/shim")
 	if err != nil {
 		return err
@@ -73,7 +73,7 @@ func compileFake(dir, source string) error {
 		return err
 	}
 	for out, in := range map[string]string{"libfakecuda.so": main, "libfakecublaslt.so": filepath.Join(shim, "fakecublaslt.cpp")} {
-		c := exec.Command("g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", "-U_FORTIFY_SOURCE",
+		c := exec.Command("g++", "-std=c++17", optimize, "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wl,-soname,"+out,
 			"-Wno-unknown-pragmas", "-I"+shim, "-o", filepath.Join(dir, out), in)
 		if text, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%w\n%s", err, text)
@@ -96,7 +96,7 @@ func fakeDir(t testing.TB) string {
 	}
 	built.once.Do(func() {
 		if built.dir, built.err = os.MkdirTemp("", "lsrsurgeon-cuda-"); built.err == nil {
-			built.err = compileFake(built.dir, kernelSource(t, nil))
+			built.err = compileFake(built.dir, kernelSource(t, nil), "-O1")
 		}
 	})
 	if built.err != nil {

@@ -49,6 +49,12 @@ func (x *executable) budget() (int64, error) {
 	return int64(free), nil
 }
 
+// total is all that batches up to d, rounded up to their bucket, need.
+func (x *executable) total(d graph.Dims) (int64, error) {
+	extra, err := x.overhead(bucket(d))
+	return x.fixedBytes() + extra + x.plan.PeakBytes, err
+}
+
 // fits returns an error that says what would fit if the program with batches
 // up to d does not.
 func (x *executable) fits(d graph.Dims) error {
@@ -56,27 +62,45 @@ func (x *executable) fits(d graph.Dims) error {
 	if err != nil {
 		return err
 	}
-	rounded := bucket(d)
-	extra, err := x.overhead(rounded)
+	need, err := x.total(d)
 	if err != nil {
 		return err
 	}
-	need := x.fixedBytes() + extra + x.plan.PeakBytes
 	if need <= limit {
 		return nil
 	}
-	return x.tooLarge(d, need, limit, extra)
+	return x.tooLarge(d, need, limit)
 }
 
-func (x *executable) tooLarge(d graph.Dims, need, limit, extra int64) error {
-	fixed := x.fixedBytes()
-	// Batches are rounded up by at most an eighth.
-	fit, plan, ok := graph.FitBatch(x.p, d, (limit-fixed-extra)*8/9)
-	if !ok {
-		return fmt.Errorf("%s are needed for %d tokens and %s are available on %s; one sequence already takes %s, of which frozen weights %s: use a GPU with more memory, shorter sequences, a smaller base or precision bf16",
-			size(need), d.T, size(limit), x.info.Name, size(fixed+extra+plan.PeakBytes), size(fixed))
+// tooLarge looks for the largest part of a batch of sizes d that fits.
+func (x *executable) tooLarge(d graph.Dims, need, limit int64) error {
+	part := func(n int) graph.Dims {
+		scale := func(v int) int { return (v*n + d.S - 1) / max(d.S, 1) }
+		return graph.Dims{T: max(scale(d.T), min(d.MaxLen, d.T)), S: n, R: scale(d.R), MaxLen: d.MaxLen}
 	}
-	return fmt.Errorf("%s are needed for %d tokens in %d sequences and %s are available on %s; %d tokens in %d sequences would fit", size(need), d.T, d.S, size(limit), x.info.Name, fit.T, fit.S)
+	lo, hi := 0, max(d.S, 1) // lo sequences fit, hi do not
+	for hi-lo > 1 {
+		mid := (lo + hi) / 2
+		n, err := x.total(part(mid))
+		if err != nil {
+			return err
+		}
+		if n <= limit {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	what := fmt.Sprintf("%s are needed for %d tokens in %d sequences and %s are available on %s", size(need), d.T, d.S, size(limit), x.info.Name)
+	if lo > 0 {
+		return fmt.Errorf("%s; %d tokens in %d sequences would fit", what, part(lo).T, lo)
+	}
+	one, err := x.total(part(1))
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s; one sequence already takes %s, of which frozen weights %s: use a GPU with more memory, shorter sequences, a smaller base or precision bf16",
+		what, size(one), size(x.fixedBytes()))
 }
 
 // explain turns the driver's lack of memory into what would fit.
@@ -89,9 +113,9 @@ func (x *executable) explain(err error, d graph.Dims) error {
 		return err
 	}
 	limit += x.PeakBytes() // what this executable holds itself
-	extra, e := x.overhead(bucket(d))
+	need, e := x.total(d)
 	if e != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %w", err, x.tooLarge(d, x.fixedBytes()+extra+x.plan.PeakBytes, limit, extra))
+	return fmt.Errorf("%w: %w", err, x.tooLarge(d, need, limit))
 }

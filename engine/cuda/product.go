@@ -49,17 +49,14 @@ func (x *executable) weightProduct(p product) error {
 	if done, err := x.libraryProduct(p, g); done || err != nil {
 		return err
 	}
-	kernel := "gemm_f32"
-	switch x.e.opt.Precision {
-	case "tf32":
-		kernel = "gemm_tf32"
-	case "bf16":
+	kernel := x.valueKernel()
+	if s.half {
 		kernel = "gemm_bf16"
 	}
 	return x.gemm(kernel, g, p.scratchAt)
 }
 
-// valueKernel multiplies two matrices that are not frozen.
+// valueKernel multiplies two matrices of float32.
 func (x *executable) valueKernel() string {
 	if x.e.opt.Precision == "f32" {
 		return "gemm_f32"

@@ -138,7 +138,8 @@ template <bool HALF, class E> DEVICE u32 word(const E *p, i64 s, int k, int end)
 // words keep the lanes of a fragment in different banks.
 template <bool HALF, class B, int BM, int BN, int WM, int WN> DEVICE void gemm_tc(const Head *h, const Gemm &g) {
   const int THREADS = BM / WM * (BN / WN) * 32, STEP = HALF ? 32 : 16, QA = BM * 16 / THREADS, QB = BN * 16 / THREADS;
-  __shared__ u32 as[BM * 20], bs[BN * 20];
+  __shared__ u32 tiles[(BM + BN) * 20];
+  u32 *as = tiles, *bs = tiles + BM * 20;
   const B *b = (const B *)g.b;
   int m = gemm_rows(h, g), n = count(h, g.n), k = count(h, g.k), lo, hi, tid = threadIdx.x;
   int i0 = blockIdx.x * BM, j0 = blockIdx.y * BN;
@@ -191,15 +192,23 @@ template <bool HALF, class B, int BM, int BN, int WM, int WN> DEVICE void gemm_t
     }
     __syncthreads();
   }
+  // Through shared memory, a warp's 16 rows at a time: the code that finishes an
+  // element is there once, and rows are written whole.
+  float *out = (float *)tiles + warp * 16 * WN;
 #pragma unroll
-  for (int p = 0; p < WM / 16; p++)
+  for (int p = 0; p < WM / 16; p++) {
+    __syncwarp();
 #pragma unroll
     for (int q = 0; q < WN / 8; q++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) {
-        int i = i0 + wi + p * 16 + grp + e / 2 * 8, j = j0 + wj + q * 8 + 2 * t + e % 2;
-        if (i < m && j < n) gemm_put(g, m, n, i, j, acc[p][q][e]);
-      }
+      for (int e = 0; e < 4; e++) out[(grp + e / 2 * 8) * WN + q * 8 + 2 * t + e % 2] = acc[p][q][e];
+    __syncwarp();
+#pragma unroll 1
+    for (int e = lane; e < 16 * WN; e += 32) {
+      int i = i0 + wi + p * 16 + e / WN, j = j0 + wj + e % WN;
+      if (i < m && j < n) gemm_put(g, m, n, i, j, out[e]);
+    }
+  }
 }
 // 256 threads for 128 x 128, 128 for the narrow products of adapters, 128 x 32.
 KERNEL gemm_tf32(const Head *h, Gemm g) { gemm_tc<false, float, 128, 128, 64, 32>(h, g); }

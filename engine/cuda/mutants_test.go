@@ -1,0 +1,71 @@
+package cuda
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mutants are mistakes put into the kernels on purpose, each with the tests
+// that must fail then.
+var mutants = []struct {
+	name, file, from, to string
+	tests                string
+}{
+	{"no barrier before tiles are multiplied", "gemm", "    }\n    __syncthreads();\n#pragma unroll\n    for (int kk", "    }\n#pragma unroll\n    for (int kk", "TestConformance/order=/op/matmul"},
+	{"no barrier before tiles are replaced", "gemm", "acc[p][q] += x[p] * w[q];\n    }\n    __syncthreads();", "acc[p][q] += x[p] * w[q];\n    }", "TestConformance/order=/op/matmul"},
+	{"wrong word of a fragment", "gemm", "fb[q][1] = p[4]", "fb[q][1] = p[3]", "TestProducts/tf32"},
+	{"a fragment's rows swapped", "gemm", "{r[0], r[8 * 20], r[4], r[8 * 20 + 4]}", "{r[0], r[4], r[8 * 20], r[8 * 20 + 4]}", "TestProducts/bf16"},
+	{"last part of a product lost", "gemm", "z < g.splits; z++", "z < g.splits - 1; z++", "TestProducts/f32"},
+	{"no barrier in a reduction", "common", "  if (lane == 0) sh[w] = v;\n  __syncthreads();", "  if (lane == 0) sh[w] = v;", "TestConformance/order=/op/(cross_entropy|lm_loss)"},
+	{"no barrier before partial sums are read", "elementwise", "  part[w][lane] = total;\n  __syncthreads();", "  part[w][lane] = total;", "TestConformance/order=/op/add_bias"},
+	{"no barrier between tiles of keys", "attention", "    __syncthreads();\n    stage(k, a.k, s.first + k0, a.ldk, kc, nk, hd);\n    stage(v, a.v, s.first + k0, a.ldv, kc, nk, hd);\n    __syncthreads();\n    float x[8], top", "    stage(k, a.k, s.first + k0, a.ldk, kc, nk, hd);\n    stage(v, a.v, s.first + k0, a.ldv, kc, nk, hd);\n    __syncthreads();\n    float x[8], top", "TestConformance/order=/op/attention/"},
+	{"probabilities read before the warp wrote them", "attention", "= x[j];\n    __syncwarp();", "= x[j];", "TestConformance/order=/op/attention"},
+	{"a query does not see itself", "attention", "a.causal && pos + 1 < len ? pos + 1", "a.causal && pos + 1 < len ? pos", "TestConformance/order=0/op/attention"},
+	{"other bits for a mask", "common", "h->step, i >> 2)", "h->step, i >> 1)", "TestConformance/order=0/op/attention"},
+	{"wrong factor of a Kronecker product", "kron", "(i % a.a2) * a.r2", "(i % a.a2) * a.r1", "TestConformance/order=0/op/kron_sum"},
+	{"gradients of factors replaced, not added", "kron", "(first ? a.add1 : a.add2) ? *d + s : s", "s", "TestConformance/order=0/op/kron_sum"},
+	{"moments mixed", "optimizer", "sqrtf(v / a.bias2)", "sqrtf(v / a.bias1)", "TestConformance/order=0/program/encoder"},
+	{"a write beyond the end", "elementwise", "int k = interleaved ? d / 2", "set(y, i, j + 2000, 0.f); int k = interleaved ? d / 2", "TestConformance/order=0/op/rope"},
+}
+
+// TestMutants checks the tests: with any of the mistakes they fail.
+func TestMutants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("building every mutant takes a minute; run without -short")
+	}
+	if os.Getenv(libraryVariable) != "" {
+		t.Skip("this process tests a mutant")
+	}
+	fakeDir(t) // skips where nothing can be built
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			changed := 0
+			source := kernelSource(t, func(name, text string) string {
+				if name == m.file {
+					changed = strings.Count(text, m.from)
+					text = strings.ReplaceAll(text, m.from, m.to)
+				}
+				return text
+			})
+			if changed == 0 {
+				t.Fatalf("%s.cu no longer contains %q", m.file, m.from)
+			}
+			dir := t.TempDir()
+			if err := compileFake(dir, source, "-O0"); err != nil {
+				t.Fatal(err)
+			}
+			c := exec.Command(os.Args[0], "-test.run="+m.tests, "-test.failfast")
+			c.Env = append(os.Environ(), libraryVariable+"="+filepath.Join(dir, "libfakecuda.so"))
+			out, err := c.CombinedOutput()
+			if err == nil {
+				t.Errorf("%s pass in spite of it", m.tests)
+			} else if !strings.Contains(string(out), "--- FAIL") && !strings.Contains(string(out), "shim: divergent barrier") {
+				t.Errorf("the tests could not run: %v\n%.2000s", err, out)
+			}
+		})
+	}
+}
