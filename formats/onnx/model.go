@@ -204,9 +204,11 @@ type Tensor struct {
 	Span   Span // the message
 	Record Span // with tag and length, as it stands in its parent
 
-	elements int64
-	typed    []field
-	strings  int64
+	elements  int64
+	typed     []field
+	strings   int64
+	rawRecord Span  // field of Raw, with tag and length
+	from      Chunk // of StoreMemory, instead of Value
 }
 
 // Elements is the number of elements.

@@ -11,7 +11,7 @@ import (
 // tensorParts is what a TensorProto says before it is judged.
 type tensorParts struct {
 	dims     []int64
-	raw      *Span
+	raw      *field
 	external []KV
 	location int64
 	segment  bool
@@ -44,7 +44,7 @@ func (s *source) tensor(f *field) (*Tensor, error) {
 		case 8:
 			t.Name, err = s.text(x)
 		case fieldRaw:
-			v := x.val
+			v := *x
 			p.raw, err = &v, x.wantBytes()
 		case 13:
 			p.external, err = s.kv(x, p.external)
@@ -101,7 +101,7 @@ func (t *Tensor) settle(s *source, p *tensorParts) error {
 	case p.location != 0:
 		return t.fail("unknown data location %d", p.location)
 	case p.raw != nil:
-		return t.settleRaw(*p.raw)
+		return t.settleRaw(p.raw)
 	case t.Type == String:
 		t.Store, t.Bytes = StoreTyped, p.strBytes
 		if t.strings != n {
@@ -112,14 +112,14 @@ func (t *Tensor) settle(s *source, p *tensorParts) error {
 	return t.settleTyped(s)
 }
 
-func (t *Tensor) settleRaw(raw Span) error {
+func (t *Tensor) settleRaw(x *field) error {
 	if t.Type == String {
 		return t.fail("strings as raw data")
 	}
-	if raw.Len != t.Bytes {
-		return t.fail("%d bytes of data, %v of shape %v needs %d", raw.Len, t.Type, t.Dims, t.Bytes)
+	if x.val.Len != t.Bytes {
+		return t.fail("%d bytes of data, %v of shape %v needs %d", x.val.Len, t.Type, t.Dims, t.Bytes)
 	}
-	t.Store, t.Raw, t.typed = StoreRaw, raw, nil
+	t.Store, t.Raw, t.rawRecord, t.typed = StoreRaw, x.val, x.record, nil
 	return nil
 }
 
@@ -199,7 +199,7 @@ func (t *Tensor) settleTyped(s *source) error {
 		return t.fail("%d numbers of data, %v of shape %v needs %d", count, t.Type, t.Dims, want)
 	}
 	if w := width(num); w > 0 && len(t.typed) == 1 && t.typed[0].wire == wireBytes {
-		t.Store, t.Raw, t.typed = StoreRaw, t.typed[0].val, nil
+		t.Store, t.Raw, t.rawRecord, t.typed = StoreRaw, t.typed[0].val, t.typed[0].record, nil
 		return nil
 	}
 	if len(t.typed) == 0 {
@@ -318,7 +318,7 @@ func (m *Model) Data(t *Tensor) ([]byte, error) {
 	}
 	switch t.Store {
 	case StoreMemory:
-		return t.Value, nil
+		return t.memory()
 	case StoreTyped:
 		b, err := t.decodeTyped(m.src)
 		return b, withPath(err, m.Path)
