@@ -14,7 +14,13 @@ import (
 // configuration, otherwise every tensor that looks like one, see
 // [GenericSites]. known tells which. A known family whose weights contradict
 // its configuration is an error.
+//
+// The layers of an ONNX model are those of its graph, see [ONNXSites].
 func SitesOf(c *formats.Checkpoint) (sites []adapter.Site, known bool, err error) {
+	if c.Format() == formats.FormatONNX {
+		sites, err = onnxSites(c)
+		return sites, true, err
+	}
 	m, err := Open(c)
 	switch {
 	case err == nil:

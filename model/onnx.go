@@ -1,0 +1,74 @@
+package model
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
+	"github.com/lsrsurgeon/lsrsurgeon/tensor"
+)
+
+var onnxNumber = regexp.MustCompile(`(?:^|\.)(?:[A-Za-z_]+\.)?(\d+)(?:\.|$)`)
+
+// ONNXSites lists the linear layers of an ONNX model's graph whose weights
+// an adapter can go on. left names the others with the reason: quantised
+// weights, and weights that Gemm scales.
+//
+// Where several nodes use one weight in the same way there is one site, named
+// after the weight or the first node.
+func ONNXSites(m *onnx.Model) (sites []adapter.Site, left []string) {
+	params := map[string]*onnx.Tensor{}
+	for i := range m.Graph.Initializers {
+		params[m.Graph.Initializers[i].Name] = &m.Graph.Initializers[i]
+	}
+	for i := range m.Graph.Nodes {
+		if t := m.Graph.Nodes[i].Constant(); t != nil {
+			params[m.Graph.Nodes[i].Outputs[0]] = t
+		}
+	}
+	outputs := map[string]bool{}
+	for i := range m.Graph.Outputs {
+		outputs[m.Graph.Outputs[i].Name] = true
+	}
+	seen := map[string]bool{}
+	for _, l := range m.Linears() {
+		if l.Problem != "" {
+			left = append(left, l.Module+": "+l.Problem)
+			continue
+		}
+		if seen[l.Weight] {
+			continue
+		}
+		seen[l.Weight] = true
+		d := tensor.Invalid
+		if t := params[l.Weight]; t != nil {
+			d = t.Type.DType()
+		}
+		s := adapter.Site{Module: l.Module, In: l.In, Out: l.Out, Weight: l.Weight, Bias: l.Bias, Transposed: l.Transposed, Layer: -1,
+			Kind: l.Module[strings.LastIndexByte(l.Module, '.')+1:], Output: outputLayer.MatchString(l.Module), DType: d}
+		if n := onnxNumber.FindStringSubmatch(l.Module); n != nil {
+			if i, err := strconv.Atoi(n[1]); err == nil {
+				s.Layer = i
+			}
+		}
+		if outputs[m.Graph.Nodes[l.Node].Outputs[0]] {
+			s.Output = s.Output || s.Layer < 0
+		}
+		sites = append(sites, s)
+	}
+	return sites, left
+}
+
+// onnxSites are the sites of a checkpoint that is an ONNX model.
+func onnxSites(c *formats.Checkpoint) ([]adapter.Site, error) {
+	m, err := onnx.Open(c.Path())
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	sites, _ := ONNXSites(m)
+	return sites, nil
+}
