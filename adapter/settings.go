@@ -28,7 +28,7 @@ func (r Rank) String() string {
 // that no configuration makes sizes overflow.
 const (
 	maxSize      = 1 << 20
-	maxDimension = 1 << 31
+	maxDimension = 1<<31 - 1
 )
 
 // ParseRank reads "8" or "2x2".

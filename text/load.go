@@ -25,7 +25,7 @@ func Load(dir string, o Options) (*Tokenizer, error) {
 	}
 	t, err := FromJSON(doc, o)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrMalformed, err)
 	}
 	t.applySpecial(c)
 	return t, nil
@@ -46,7 +46,7 @@ func findVocab(dir string, c *config) (path string, doc []byte, err error) {
 	b, err := os.ReadFile(path)
 	if err == nil {
 		if doc, err = wordPieceJSON(b, c); err != nil {
-			return "", nil, fmt.Errorf("%s: %w", path, err)
+			return "", nil, fmt.Errorf("%s: %w: %w", path, ErrMalformed, err)
 		}
 		return path, doc, nil
 	}
@@ -66,7 +66,7 @@ func findVocab(dir string, c *config) (path string, doc []byte, err error) {
 		return "", nil, fmt.Errorf("%s needs its merges: %w", path, err)
 	}
 	if doc, err = byteLevelJSON(b, merges, c); err != nil {
-		return "", nil, fmt.Errorf("%s: %w", path, err)
+		return "", nil, fmt.Errorf("%s: %w: %w", path, ErrMalformed, err)
 	}
 	return path, doc, nil
 }
@@ -92,3 +92,6 @@ func missing(dir string) error {
 // ErrNoTokenizer is wrapped by Load's error for a directory without a
 // tokenizer that it can read.
 var ErrNoTokenizer = errors.New("no tokenizer found")
+
+// ErrMalformed is wrapped by errors about the contents of a tokenizer's files.
+var ErrMalformed = errors.New("malformed tokenizer")

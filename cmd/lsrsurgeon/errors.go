@@ -11,6 +11,7 @@ import (
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/merge"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 	"github.com/lsrsurgeon/lsrsurgeon/text"
@@ -69,6 +70,8 @@ func verdict(err error) (code int, msg, hint string) {
 	switch {
 	case errors.As(err, &u):
 		return exitUsage, msg, u.hint
+	case errors.Is(err, atomicfile.ErrExists):
+		return exitUsage, msg, "give another name, or --force to replace it"
 	case errors.Is(err, train.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted, msg, hint
 	case errors.As(err, &r), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.ENOMEM), errors.Is(err, merge.ErrSpace):
@@ -84,7 +87,7 @@ func refused(err error) bool {
 	for _, e := range []error{
 		formats.ErrMalformed, formats.ErrNotFound, formats.ErrUnsupported, adapter.ErrMismatch,
 		merge.ErrMismatch, merge.ErrNonFinite, merge.ErrUnchanged, merge.ErrOverflow,
-		task.ErrBadData, text.ErrNoTokenizer, train.ErrDiverged, train.ErrStateMismatch, fs.ErrNotExist,
+		task.ErrBadData, text.ErrNoTokenizer, text.ErrMalformed, train.ErrDiverged, train.ErrStateMismatch, fs.ErrNotExist,
 	} {
 		if errors.Is(err, e) {
 			return true

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +55,7 @@ func runEval(ctx context.Context, a *app, path string, o *evalOptions) error {
 		return err
 	}
 	defer s.close()
+	o.known(s, path)
 	sp, err := o.spec(s)
 	if err != nil {
 		return err
@@ -137,14 +139,7 @@ func runPredict(ctx context.Context, a *app, path string, o *evalOptions) error 
 		return err
 	}
 	defer s.close()
-	if o.labels == "" {
-		for i, n := range s.model.Config().LabelNames {
-			if i > 0 {
-				o.labels += ","
-			}
-			o.labels += n
-		}
-	}
+	o.known(s, path)
 	sp, err := o.spec(s)
 	if err != nil {
 		return err
@@ -181,6 +176,25 @@ func runPredict(ctx context.Context, a *app, path string, o *evalOptions) error 
 		}
 	}
 	return nil
+}
+
+// known fills task, labels and pooling in from the run that made the adapter, else from
+// the model's configuration, where the user gave none.
+func (o *evalOptions) known(s *session, path string) {
+	if r, err := train.ReadSummary(path); err == nil {
+		if o.task == "" {
+			o.task = r.Task
+		}
+		if o.labels == "" && o.task == r.Task {
+			o.labels = strings.Join(r.Labels, ",")
+		}
+		if p := r.Config["pool"]; o.pool == "auto" && p != "" {
+			o.pool = p // the head was trained on this
+		}
+	}
+	if o.labels == "" {
+		o.labels = strings.Join(s.model.Config().LabelNames, ",")
+	}
 }
 
 // readPredict reads the input, from stdin where it is "-": JSON lines if it

@@ -22,7 +22,7 @@ func mapMemory(n int) (raw []byte, off int) {
 	}
 	if n >= hugePage {
 		off = int(-uintptr(unsafe.Pointer(&raw[0])) % hugePage)
-		adviseHuge(raw)
+		adviseHuge(raw[off : off+n&^(hugePage-1)]) // whole pages only: the rest would waste most of one
 	}
 	return raw, off
 }
