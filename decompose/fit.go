@@ -2,6 +2,7 @@ package decompose
 
 import (
 	"math"
+	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
@@ -48,11 +49,28 @@ func (f *fitting) triplets(r int) (*SVD, float64, error) {
 	return d, norm2, err
 }
 
-// errors2 returns the squared errors of keeping 0, 1, ... singular values.
-func errors2(norm2 float64, s []float64) []float64 {
-	e := []float64{norm2}
-	for i, v := range s {
-		e = append(e, max(0, e[i]-v*v))
+// errors2 returns the squared errors of keeping 0, 1, ... singular values of w
+// (rows, cols), of wᵀ if flip. What all of them leave is ‖w‖² - Σ σ², or, where so little is left that the difference is rounding
+// error, found from the elements.
+func errors2(p *kernel.Pool, d *SVD, w []float32, rows, cols int, flip bool, norm2 float64) []float64 {
+	n := len(d.S)
+	rest := norm2
+	for _, v := range d.S {
+		rest -= v * v
+	}
+	if rest < 1e-6*norm2 {
+		m := &matrix{p: p, w: w, rows: rows, cols: cols, flip: flip, norm2: norm2}
+		u := slices.Clone(d.U)
+		for i := range u {
+			u[i] *= d.S[i%n]
+		}
+		s := kron.Shape{M: n}
+		rest = m.residual2(&half{Factor: kron.Factor[float64]{Shape: s}, k: u}, &half{k: d.V})
+	}
+	e := make([]float64, n+1)
+	e[n] = rest
+	for i := n - 1; i >= 0; i-- {
+		e[i] = e[i+1] + d.S[i]*d.S[i]
 	}
 	return e
 }
@@ -74,7 +92,11 @@ func (f *fitting) enough(most int, params func(r int) int, ask func(r int) (*SVD
 		if err != nil || f.Budget > 0 || r == most {
 			return d, norm2, err
 		}
-		if errors2(norm2, d.S)[r] <= f.MaxError*f.MaxError*norm2 {
+		rest := norm2
+		for _, v := range d.S {
+			rest -= v * v
+		}
+		if rest <= f.MaxError*f.MaxError*norm2 {
 			return d, norm2, nil
 		}
 		r = min(2*r, most)
@@ -97,16 +119,16 @@ func (f *fitting) lora() (*ladder, error) {
 	}
 	l := &ladder{norm2: norm2}
 	left, right := halves(d, in, out)
-	n := len(d.S)
+	n, errs := len(d.S), errors2(f.pool, d, f.d.d, f.d.rows, f.d.cols, f.site.Transposed, norm2)
 	if !f.sized() {
 		r := f.set.Rank
-		l.rungs = []rung{{rank: r, terms: 1, params: params(r.R1), error2: errors2(norm2, d.S)[n]}}
+		l.rungs = []rung{{rank: r, terms: 1, params: params(r.R1), error2: errs[n]}}
 		l.build = func(int) [][]float32 {
 			return [][]float32{firstRows(left, in, r.R1), firstColumns(right, out, n, r.R1)}
 		}
 		return l, nil
 	}
-	for r, e := range errors2(norm2, d.S)[1:] {
+	for r, e := range errs[1:] {
 		l.rungs = append(l.rungs, rung{rank: adapter.Rank{R1: r + 1, R2: 1}, terms: 1, params: params(r + 1), error2: e})
 	}
 	l.build = func(i int) [][]float32 {
@@ -192,15 +214,15 @@ func (f *fitting) krona() (*ladder, error) {
 	one := adapter.Rank{R1: 1, R2: 1}
 	c, right := halves(d, m1, m2)
 	e := make([]float32, len(right)) // (n, m2)
-	n := len(d.S)
+	n, errs := len(d.S), errors2(f.pool, d, r, m1, m2, false, norm2)
 	kernel.Transpose(e, m2, right, n, m2, n)
 	terms := func(i int) int { return i + 1 }
 	if f.sized() {
-		for i, e := range errors2(norm2, d.S)[1:] {
+		for i, e := range errs[1:] {
 			l.rungs = append(l.rungs, rung{rank: one, terms: i + 1, params: params(i + 1), error2: e})
 		}
 	} else {
-		l.rungs = []rung{{rank: one, terms: s.S, params: params(s.S), error2: errors2(norm2, d.S)[n]}}
+		l.rungs = []rung{{rank: one, terms: s.S, params: params(s.S), error2: errs[n]}}
 		terms = func(int) int { return s.S }
 	}
 	l.build = func(i int) [][]float32 { return [][]float32{firstRows(c, m1, terms(i)), firstRows(e, m2, terms(i))} }

@@ -62,40 +62,47 @@ func (q *side) rows(x int) int {
 const damping = 1e-9
 
 // solve replaces x by the minimiser of tr(K g Kᵀ) - 2 tr(K cᵀ), the other side
-// held fixed: c (n, r), g (r, r). The rows of the small matrices are
-// independent, with one matrix of normal equations for all that are not cut.
-func (q *side) solve(c, g []float64) error {
+// held fixed: g (r, r), rhs = mat(y) R(c)ᵀ (s, ax·rx), with R(c) 0 where K is
+// cut. The rows of the small matrices are independent, with one matrix of
+// normal equations for all that are cut alike.
+func (q *side) solve(rhs, g []float64) error {
 	size := q.s * q.rx
-	systems := map[int]*mat.Cholesky{}
-	ridges := map[int]float64{}
-	rhs, sol := mat.NewVecDense(size, nil), mat.NewVecDense(size, nil)
+	groups := map[int][]int{}
+	var counts []int
 	for x := range q.ax {
-		count := q.rows(x)
-		if count == 0 {
-			continue
+		c := q.rows(x)
+		if c > 0 && groups[c] == nil {
+			counts = append(counts, c)
 		}
-		if systems[count] == nil {
-			chol, ridge, err := q.normal(g, count)
-			if err != nil {
-				return err
+		groups[c] = append(groups[c], x)
+	}
+	for _, count := range counts {
+		chol, ridge, err := q.normal(g, count)
+		if err != nil {
+			return err
+		}
+		xs := groups[count]
+		b := mat.NewDense(size, len(xs), nil)
+		for j, x := range xs {
+			for k := range q.s {
+				at := (k*q.ax + x) * q.rx
+				for u := range q.rx {
+					b.Set(k*q.rx+u, j, rhs[at+u]+ridge*q.x[at+u])
+				}
 			}
-			systems[count], ridges[count] = chol, ridge
 		}
-		q.right(c, x, count, rhs.RawVector().Data)
-		for k := range q.s {
-			for u := range q.rx {
-				i := k*q.rx + u
-				rhs.SetVec(i, rhs.AtVec(i)+ridges[count]*q.x[(k*q.ax+x)*q.rx+u])
-			}
-		}
-		if err := systems[count].SolveVecTo(sol, rhs); err != nil {
+		var sol mat.Dense
+		if err := chol.SolveTo(&sol, b); err != nil {
 			if _, conditioned := err.(mat.Condition); !conditioned {
 				return err
 			}
 		}
-		for k := range q.s {
-			for u := range q.rx {
-				q.x[(k*q.ax+x)*q.rx+u] = sol.AtVec(k*q.rx + u)
+		for j, x := range xs {
+			for k := range q.s {
+				at := (k*q.ax + x) * q.rx
+				for u := range q.rx {
+					q.x[at+u] = sol.At(k*q.rx+u, j)
+				}
 			}
 		}
 	}
@@ -154,22 +161,24 @@ func (q *side) normal(g []float64, count int) (*mat.Cholesky, float64, error) {
 	return &chol, ridge, nil
 }
 
-// right sets rhs (s, rx) for row x.
-func (q *side) right(c []float64, x, count int, rhs []float64) {
-	clear(rhs)
-	for y := range count {
-		row := c[(x*q.sx+y*q.sy)*q.r:][:q.r]
-		for k := range q.s {
-			f := q.y[(k*q.ay+y)*q.ry:][:q.ry]
-			for u := range q.rx {
-				sum := 0.0
-				for v, fv := range f {
-					sum += fv * row[u*q.tx+v*q.ty]
-				}
-				rhs[k*q.rx+u] += sum
-			}
+// improve solves for both sides of h in turn, twice.
+func (h *half) improve(p *kernel.Pool, c, g []float64) error {
+	m1, m2 := h.A1*h.R1, h.A2*h.R2
+	rc := make([]float64, m1*m2)
+	kron.Rearrange(rc, c, h.Shape)
+	sides := h.sides()
+	r1, r2 := make([]float64, h.S*m1), make([]float64, h.S*m2)
+	for range 2 {
+		kernel.GemmF64(p, false, true, h.S, m1, m2, 1, h.F2, m2, rc, m2, 0, r1, m1)
+		if err := sides[0].solve(r1, g); err != nil {
+			return err
+		}
+		kernel.GemmF64(p, false, false, h.S, m2, m1, 1, h.F1, m1, rc, m2, 0, r2, m2)
+		if err := sides[1].solve(r2, g); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // products gives the two products with a fixed ΔW (in, out).
@@ -221,12 +230,8 @@ func (f *lsrFit) sweep(t products) error {
 		c := make([]float64, turn.h.N*r)
 		turn.mul(c, turn.other.k, r)
 		g := turn.other.gram(f.pool)
-		for range 2 {
-			for _, q := range turn.h.sides() {
-				if err := q.solve(c, g); err != nil {
-					return err
-				}
-			}
+		if err := turn.h.improve(f.pool, c, g); err != nil {
+			return err
 		}
 		turn.h.materialize(f.pool)
 		f.error2 = quadratic(t.norm2, turn.h, f.pool, c, g)

@@ -48,7 +48,7 @@ func FitLSR(p *kernel.Pool, w []float32, a, b kron.Shape, seed uint64) (fa, fb k
 	if err != nil {
 		return fa, fb, 0, err
 	}
-	m := &matrix{p: p, w: w, rows: a.N, cols: b.M, norm2: norm2}
+	m := &matrix{p: p, w: w, rows: a.N, cols: b.M, norm2: norm2, trials: 2}
 	f, err := m.fit(d, a, b, seed)
 	if err != nil {
 		return fa, fb, 0, err
@@ -64,6 +64,7 @@ type matrix struct {
 	rows, cols int
 	flip       bool
 	norm2      float64
+	trials     int // random starts
 }
 
 // products multiplies by ΔW in float32.
@@ -131,7 +132,7 @@ func (m *matrix) fit(d *SVD, a, b kron.Shape, seed uint64) (*lsrFit, error) {
 // starts tries the start from the SVD and two random ones.
 func (m *matrix) starts(d *SVD, a, sb kron.Shape, t products, seed uint64) (best *lsrFit, err error) {
 	src := adapter.Source{Seed: seed}
-	for i := range 3 {
+	for i := range 1 + m.trials {
 		f := &lsrFit{pool: m.p, a: newHalf(a), b: newHalf(sb)}
 		for j, h := range []*half{f.a, f.b} {
 			u := d.U
@@ -286,8 +287,11 @@ func (f *fitting) lsr() (*ladder, error) {
 	if norm2 == 0 {
 		return l, nil
 	}
-	m := &matrix{p: f.pool, w: f.d.d, rows: f.d.rows, cols: f.d.cols, flip: f.site.Transposed, norm2: norm2}
-	bounds := errors2(norm2, d.S)
+	m := &matrix{p: f.pool, w: f.d.d, rows: f.d.rows, cols: f.d.cols, flip: f.site.Transposed, norm2: norm2, trials: 2}
+	if len(sets) > 1 {
+		m.trials = 1
+	}
+	bounds := errors2(f.pool, d, f.d.d, f.d.rows, f.d.cols, f.site.Transposed, norm2)
 	target := f.MaxError * f.MaxError * norm2
 	for _, set := range sets {
 		r := set.Rank.R()
