@@ -25,11 +25,11 @@ type carried struct {
 }
 
 // findCarried walks the base's directory. Links are followed for files: the
-// Hugging Face cache consists of links. A base that is one .safetensors file
-// of a directory carries along what belongs to a model by name.
+// Hugging Face cache consists of links. A base that is one .safetensors or .onnx
+// file of a directory carries along what belongs to a model by name.
 func (p *Plan) findCarried() error {
 	root := p.base.Dir()
-	single := strings.HasSuffix(p.base.Path(), ".safetensors")
+	single := singleFile(p.base.Path())
 	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err

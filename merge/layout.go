@@ -24,6 +24,7 @@ type outTensor struct {
 	src    formats.Tensor // of the base; none for an added head tensor
 	has    bool           // src is set
 	todo   *planned       // nil: unchanged but for its dtype
+	gap    bool           // bytes of the base's file around its touched tensors
 }
 
 // touched tells whether the elements are computed rather than copied.
@@ -206,7 +207,7 @@ func (p *Plan) keepHeader(g *group) error {
 // indexJSON is the model.safetensors.index.json of the output, or nil for a
 // single file that needs none.
 func (p *Plan) indexJSON() ([]byte, error) {
-	if len(p.files) == 1 && (p.base.Index() == nil || p.o.MaxShardSize > 0) {
+	if p.base.Format() == formats.FormatONNX || len(p.files) == 1 && (p.base.Index() == nil || p.o.MaxShardSize > 0) {
 		return nil, nil
 	}
 	shard := map[string]string{}

@@ -113,6 +113,7 @@ type Plan struct {
 	carried []carried
 	left    []string
 	untied  []string
+	whole   int // tensors that lie whole in gaps
 }
 
 // planned collects what happens to one tensor.
@@ -132,6 +133,9 @@ type plannedUpdate struct {
 func NewPlan(base *formats.Checkpoint, sources []Source, o Options) (*Plan, error) {
 	if err := o.check(); err != nil {
 		return nil, err
+	}
+	if base.Format() == formats.FormatONNX {
+		return newONNXPlan(base, sources, o)
 	}
 	if base.Format() != "safetensors" {
 		return nil, fmt.Errorf("%s: %w: merging into %s files", base.Path(), formats.ErrUnsupported, base.Format())

@@ -40,12 +40,15 @@ type TensorReport struct {
 }
 
 func (p *Plan) report(works []*work) *Report {
-	r := &Report{Bytes: p.Bytes(), Untied: p.untied, LeftOut: p.left}
+	r := &Report{Copied: p.whole, Bytes: p.Bytes(), Untied: p.untied, LeftOut: p.left}
 	var all sums
 	for f := range p.files {
 		r.Files = append(r.Files, p.files[f].name)
 		for i := range p.files[f].tensors {
 			t := &p.files[f].tensors[i]
+			if t.gap {
+				continue
+			}
 			if !t.touched() {
 				r.Copied++
 			}

@@ -18,7 +18,7 @@ import (
 )
 
 // Run writes the output: a directory, or one file if out ends in
-// ".safetensors". It appears whole or not at all; the base is only read.
+// ".safetensors", or ".onnx" for an ONNX model. It appears whole or not at all; the base is only read.
 // progress, which may be nil, is called now and then with bytes done and in
 // total, from several goroutines but never at the same time.
 func (p *Plan) Run(ctx context.Context, out string, progress func(done, total int64)) (*Report, error) {
@@ -47,6 +47,9 @@ func (p *Plan) Run(ctx context.Context, out string, progress func(done, total in
 // checkOutput refuses an output that is the base, in it or around it.
 func (p *Plan) checkOutput(out string) error {
 	if singleFile(out) {
+		if strings.HasSuffix(out, ".onnx") != (p.base.Format() == formats.FormatONNX) {
+			return fmt.Errorf("output %s: the base is in %s format: give a directory, or a file of that format", out, p.base.Format())
+		}
 		if len(p.files) != 1 {
 			return fmt.Errorf("output %s: %d files do not fit into one: give a directory", out, len(p.files))
 		}
@@ -82,7 +85,9 @@ func (p *Plan) checkOutput(out string) error {
 	return nil
 }
 
-func singleFile(out string) bool { return strings.HasSuffix(out, ".safetensors") }
+func singleFile(out string) bool {
+	return strings.HasSuffix(out, ".safetensors") || strings.HasSuffix(out, ".onnx")
+}
 
 func sameFile(a, b string) bool {
 	x, err := os.Stat(a)

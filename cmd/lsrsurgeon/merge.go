@@ -42,7 +42,7 @@ to the output's dtype destroyed of each update.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runMerge(cmd.Context(), a, args, o) },
 	}
 	f := c.Flags()
-	f.StringVarP(&o.out, "output", "o", "", "directory of the merged model, or a .safetensors file")
+	f.StringVarP(&o.out, "output", "o", "", "directory of the merged model, or a .safetensors file (.onnx for an ONNX model without external data)")
 	f.StringVar(&o.base, "model", "", "base model (default: the one that the adapters name)")
 	f.StringVar(&o.weights, "weights", "", "weight of each adapter: 1,0.5 (default: all 1)")
 	enumFlag(c, &o.dtype, "dtype", "dtype of the merged weights", "keep", "f32", "bf16", "f16")
@@ -90,6 +90,9 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 		return err
 	}
 	defer ck.Close()
+	if o.check && ck.Format() == formats.FormatONNX {
+		return usagef("--check runs the model, which is not possible for ONNX files: compare the outputs in ONNX Runtime")
+	}
 	if err := a.checkOutputs(base, o.out); err != nil {
 		return err
 	}

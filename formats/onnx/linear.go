@@ -101,8 +101,9 @@ func (f *finder) trace(value string) (w weight, ok bool) {
 
 // Linears lists the linear layers of the main graph in the order of its nodes:
 // MatMul and Gemm with a constant matrix on the right, also behind Identity,
-// Cast, Transpose and DequantizeLinear, and the quantised MatMulInteger,
-// QLinearMatMul, DynamicQuantizeMatMul and MatMulNBits.
+// Cast, Transpose and DequantizeLinear, the projection of queries, keys and
+// values together in com.microsoft's Attention, and the quantised MatMulInteger,
+// QLinearMatMul, DynamicQuantizeMatMul, QAttention and MatMulNBits.
 func (m *Model) Linears() []Linear {
 	f := newFinder(m.Graph)
 	var list []Linear
@@ -115,12 +116,18 @@ func (m *Model) Linears() []Linear {
 	return list
 }
 
+// weightInput is which input of a product is its right-hand matrix.
+var weightInput = map[string]int{"MatMul": 1, "Gemm": 1, "FusedMatMul": 1, "FusedGemm": 1, "MatMulInteger": 1, "DynamicQuantizeMatMul": 1, "QLinearMatMul": 3}
+
 func (f *finder) linear(i int) (l Linear, ok bool) {
 	n := &f.g.Nodes[i]
 	l.Node = i
-	at := map[string]int{"MatMul": 1, "Gemm": 1, "FusedMatMul": 1, "FusedGemm": 1, "MatMulInteger": 1, "DynamicQuantizeMatMul": 1, "QLinearMatMul": 3}[n.Op]
 	if n.Op == "MatMulNBits" {
 		return f.nBits(i)
+	}
+	at := weightInput[n.Op]
+	if n.Domain == "com.microsoft" && (n.Op == "Attention" || n.Op == "QAttention") {
+		at = 1
 	}
 	if at == 0 || len(n.Inputs) <= at || len(n.Outputs) == 0 {
 		return l, false
@@ -131,7 +138,7 @@ func (f *finder) linear(i int) (l Linear, ok bool) {
 	}
 	l.Weight, l.Transposed, l.Problem = w.name, w.transposed, w.problem
 	switch n.Op {
-	case "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul":
+	case "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul", "QAttention":
 		l.Problem = "quantised (" + n.Op + ")"
 	case "Gemm", "FusedGemm", "FusedMatMul":
 		if n.Int("transA", 0) != 0 || n.Int("transBatchA", 0) != 0 || n.Int("transBatchB", 0) != 0 {
@@ -211,10 +218,12 @@ func (f *finder) bias(n *Node, out int) string {
 		t := f.params[v]
 		return t != nil && len(t.Dims) >= 1 && t.Dims[len(t.Dims)-1] == out && t.Elements() == int64(out)
 	}
-	if n.Op == "Gemm" || n.Op == "FusedGemm" {
+	switch n.Op {
+	case "Gemm", "FusedGemm", "Attention", "QAttention":
 		if len(n.Inputs) > 2 && is(n.Inputs[2]) {
 			return n.Inputs[2]
 		}
+		return ""
 	}
 	value := n.Outputs[0]
 	for range 4 {
