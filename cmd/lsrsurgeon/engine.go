@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lsrsurgeon/lsrsurgeon/engine/cpu"
+	"github.com/lsrsurgeon/lsrsurgeon/engine/cuda"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 )
 
@@ -21,7 +22,7 @@ type engineFlags struct {
 
 func (f *engineFlags) add(c *cobra.Command) {
 	fl := c.Flags()
-	fl.StringVar(&f.device, "device", "auto", "device: auto or cpu")
+	fl.StringVar(&f.device, "device", "auto", "device: auto, cpu, cuda or cuda:N")
 	enumFlag(c, &f.precision, "precision", "of products with frozen weights", "f32", "bf16")
 	enumFlag(c, &f.baseDType, "base-dtype", "how frozen weights are held in memory", "auto", "f32", "bf16", "int8")
 	fl.IntVar(&f.threads, "threads", 0, "threads (default: one per processor); results do not depend on it")
@@ -31,12 +32,15 @@ func (f *engineFlags) add(c *cobra.Command) {
 
 // open opens the engine that the flags ask for.
 func (f *engineFlags) open(a *app) (graph.Engine, error) {
-	if f.device != "auto" && f.device != "cpu" {
-		return nil, &usageError{msg: "--device " + f.device + ": this build runs on the CPU", hint: "use --device cpu or auto"}
-	}
 	limit, err := parseBytes(f.memory)
 	if err != nil {
 		return nil, err
+	}
+	switch {
+	case f.device == "cuda" || strings.HasPrefix(f.device, "cuda:"):
+		return f.openCUDA(a, limit)
+	case f.device != "auto" && f.device != "cpu":
+		return nil, &usageError{msg: "--device " + f.device + ": no such device", hint: "devices are auto, cpu, cuda and cuda:N; see lsrsurgeon doctor"}
 	}
 	base := f.baseDType
 	if base == "auto" {
@@ -45,6 +49,28 @@ func (f *engineFlags) open(a *app) (graph.Engine, error) {
 	e, err := cpu.New(cpu.Options{Threads: threads(f.threads), Precision: f.precision, BaseDType: base, MemoryLimit: limit})
 	if err != nil {
 		return nil, &usageError{msg: err.Error()}
+	}
+	return e, nil
+}
+
+// openCUDA opens a GPU. --device auto does not choose it: the engine has been
+// proven on a simulated device only, so a user has to ask for it.
+func (f *engineFlags) openCUDA(a *app, limit int64) (graph.Engine, error) {
+	o := a.cudaOptions()
+	o.Precision, o.MemoryLimit = f.precision, limit
+	if _, n, ok := strings.Cut(f.device, ":"); ok {
+		i, err := strconv.Atoi(n)
+		if err != nil || i < 0 {
+			return nil, usagef("--device %s: write cuda or cuda:N", f.device)
+		}
+		o.Device = i
+	}
+	if f.baseDType != "auto" && f.baseDType != f.precision {
+		return nil, usagef("--base-dtype %s goes with the CPU", f.baseDType)
+	}
+	e, err := cuda.New(o)
+	if err != nil {
+		return nil, withHint(&resourceError{err}, "see lsrsurgeon doctor, or use --device cpu")
 	}
 	return e, nil
 }
