@@ -12,12 +12,12 @@ func archPaths() []*path {
 		return nil
 	}
 	avx2 := &path{name: "avx2", vec: &avx2Vec, f32: &avx2Tile32, slim: &avx2Tile32, row: &avx2Tile32, narrow: &avx2Narrow, f64: &avx2Tile64}
-	if !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL {
+	if !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL || !trusted(&avx512Tile) || !trusted(&avx512Slim) {
 		return []*path{avx2}
 	}
 	avx512 := *avx2
 	avx512.name, avx512.f32, avx512.slim = "avx512", &avx512Tile, &avx512Slim
-	if x.HasAVX512BF16 {
+	if x.HasAVX512BF16 && trusted(&avx512BF16) {
 		avx512.bf16 = &avx512BF16
 	}
 	return []*path{&avx512, avx2}
