@@ -307,7 +307,13 @@ func explicit(a *adapter.Adapter, listed bool) {
 		if m.Alpha != c.Alpha {
 			o.Alpha = m.Alpha
 		}
-		if o.Rank != (adapter.Rank{}) || o.Terms != 0 || o.Alpha != 0 {
+		if m.Split != c.Split {
+			o.Split = m.Split
+		}
+		if m.SplitOut != c.SplitOut {
+			o.SplitOut = m.SplitOut
+		}
+		if o != (adapter.Override{Pattern: o.Pattern}) {
 			c.Overrides = append(c.Overrides, o)
 		}
 	}

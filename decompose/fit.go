@@ -50,8 +50,9 @@ func (f *fitting) triplets(r int) (*SVD, float64, error) {
 }
 
 // errors2 returns the squared errors of keeping 0, 1, ... singular values of w
-// (rows, cols), of wᵀ if flip. What all of them leave is ‖w‖² - Σ σ², or, where so little is left that the difference is rounding
-// error, found from the elements.
+// (rows, cols), of wᵀ if flip. What all of them leave is ‖w‖² - Σ σ², or, where
+// so little is left that the difference is rounding error, found from the
+// elements.
 func errors2(p *kernel.Pool, d *SVD, w []float32, rows, cols int, flip bool, norm2 float64) []float64 {
 	n := len(d.S)
 	rest := norm2
