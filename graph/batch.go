@@ -12,10 +12,11 @@ type Batch struct {
 	Rows      []int32 // (R) token rows that PickRows takes, ascending
 	Labels    []int32 // (S) classes, or (R) token ids; negative is ignored
 	Targets   []float32
-	LossScale float32 // 1 / number of labels in the whole optimizer step
-	Train     bool    // dropout on
-	Seed      uint64  // dropout key
-	Step      uint64  // dropout counter: differs per micro-batch
+	Inputs    []float32 // (T, cols) of the program's Input, if it has one
+	LossScale float32   // 1 / number of labels in the whole optimizer step
+	Train     bool      // dropout on
+	Seed      uint64    // dropout key
+	Step      uint64    // dropout counter: differs per micro-batch
 }
 
 // Dims returns the sizes of b.
@@ -62,6 +63,10 @@ func (b *Batch) Stream(s Stream) []int32 {
 
 func (b *Batch) validateOp(p *Program, op Op, d Dims) error {
 	switch o := op.(type) {
+	case *Input:
+		if n := d.T * p.Info(o.Y).Cols; len(b.Inputs) != n {
+			return fmt.Errorf("%d input values for %d tokens of %d", len(b.Inputs), d.T, p.Info(o.Y).Cols)
+		}
 	case *Embed:
 		for j, table := range o.Tables {
 			if err := b.validateStream(p.Weight(table), o.Streams[j], o.Offsets[j]); err != nil {

@@ -122,6 +122,12 @@ func (b *Builder) Output(v Value) {
 // SetLoss names the scalar to differentiate.
 func (b *Builder) SetLoss(v Value) { b.P.Loss = v }
 
+// Input is the (T, cols) matrix Batch.Inputs; see [Input].
+func (b *Builder) Input(name string, cols int) Value {
+	y := b.value(name, PerToken, cols)
+	return b.add(&Input{Y: y}, y)
+}
+
 // Embed sums rows of tables; see [Embed].
 func (b *Builder) Embed(name string, tables []WeightID, streams []Stream, offsets []int) Value {
 	need(len(tables) > 0 && len(tables) == len(streams) && len(tables) == len(offsets), "embed: %d tables, %d streams, %d offsets", len(tables), len(streams), len(offsets))

@@ -13,6 +13,15 @@ func list(dst []Value, vs ...Value) []Value {
 }
 
 // Inputs implements Op.
+func (o *Input) Inputs(d []Value) []Value { return d }
+
+// Outputs implements [Op].
+func (o *Input) Outputs(d []Value) []Value { return list(d, o.Y) }
+
+// Name implements [Op].
+func (o *Input) Name() string { return "input" }
+
+// Inputs implements [Op].
 func (o *Embed) Inputs(d []Value) []Value { return d }
 
 // Outputs implements Op.

@@ -65,6 +65,11 @@ func (p Pick) Rows() Rows { return [...]Rows{PerToken, PerSeq, PerSeq, PerPick}[
 
 func (p Pick) String() string { return [...]string{"all", "first", "last", "rows"}[p] }
 
+// Input: y[t] = Batch.Inputs[t·cols : (t+1)·cols], activations that come with
+// the batch, as those of a frozen prefix that ran before. They are constants:
+// no gradient reaches them. y (T, cols).
+type Input struct{ Y Value }
+
 // Embed: y[t] = Σ_j Tables[j][Streams[j][t] + Offsets[j]].
 // y (T, hidden); tables (entries, hidden), frozen.
 type Embed struct {

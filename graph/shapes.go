@@ -81,6 +81,8 @@ func (c *shapes) matrix(w WeightID) (in, out int) {
 func checkShapes(p *Program, op Op) error {
 	c := &shapes{p: p}
 	switch o := op.(type) {
+	case *Input:
+		c.is(o.Y, PerToken, c.of(o.Y).cols)
 	case *Embed:
 		y := c.of(o.Y)
 		c.that(y.rows == PerToken && len(o.Tables) > 0 && len(o.Tables) == len(o.Streams) && len(o.Tables) == len(o.Offsets), "tables, streams and offsets differ in number")

@@ -95,8 +95,9 @@ func TestBatchValidate(t *testing.T) {
 	x := b.Embed("x", []WeightID{b.Weight("words", 10, 4, false), b.Weight("types", 2, 4, false), b.Weight("positions", 5, 4, false)},
 		[]Stream{StreamIDs, StreamTypes, StreamPositions}, []int{0, 0, 2})
 	b.CrossEntropy(b.Select("first", x, PickFirst))
+	b.Input("i", 3)
 	good := func() *Batch {
-		return &Batch{CuSeqlens: []int32{0, 3, 5}, IDs: []int32{0, 9, 1, 2, 3}, Positions: []int32{0, 1, 2, 0, 1}, Rows: []int32{0, 4}, Labels: []int32{3, -1}}
+		return &Batch{CuSeqlens: []int32{0, 3, 5}, IDs: []int32{0, 9, 1, 2, 3}, Positions: []int32{0, 1, 2, 0, 1}, Rows: []int32{0, 4}, Labels: []int32{3, -1}, Inputs: make([]float32, 15)}
 	}
 	for _, c := range []struct {
 		name   string
@@ -116,6 +117,7 @@ func TestBatchValidate(t *testing.T) {
 		{"row beyond", func(b *Batch) { b.Rows = []int32{5} }, "must ascend within 5 tokens"},
 		{"label", func(b *Batch) { b.Labels[0] = 4 }, "label 4 of row 0, but there are 4 classes"},
 		{"labels missing", func(b *Batch) { b.Labels = nil }, "0 labels for 2 rows"},
+		{"inputs", func(b *Batch) { b.Inputs = b.Inputs[1:] }, "14 input values for 5 tokens of 3"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			batch := good()

@@ -61,6 +61,14 @@ type BuildOptions struct {
 	// LogitsRows says which tokens' logits a TaskLM program without loss
 	// computes: all, the last of each sequence, or Batch.Rows.
 	LogitsRows graph.Pick
+	// From, if positive, makes a program that begins with the hidden states that
+	// enter layer From, read from Batch.Inputs (T, HiddenSize), instead of the
+	// embeddings. The adapter may have no module below.
+	From int
+	// Until, if positive, makes a TaskFeatures program that ends with the hidden
+	// states that enter layer Until, in [Built.Hidden], without the final norm.
+	// What it computes without dropout is what a program with From = Until takes.
+	Until int
 }
 
 // Built is a program and what belongs to it.
@@ -147,6 +155,12 @@ func (w *builder) options() error {
 	if o.Task == TaskFeatures && o.Loss {
 		return fmt.Errorf("features have no loss to train on")
 	}
+	if o.From < 0 || o.From >= m.config.Layers || o.Until < 0 || o.Until >= m.config.Layers {
+		return fmt.Errorf("a program from layer %d until layer %d of a model of %d layers: want layers from 1 to %d, or 0 for no cut", o.From, o.Until, m.config.Layers, m.config.Layers-1)
+	}
+	if o.Until > 0 && (o.Task != TaskFeatures || o.From >= o.Until || o.Pool != PoolDefault) {
+		return fmt.Errorf("a program that ends before layer %d gives hidden states alone, and begins below", o.Until)
+	}
 	if o.Adapter != nil {
 		w.modules = make(map[string]*adapter.Module, len(o.Adapter.Modules))
 		for i := range o.Adapter.Modules {
@@ -184,8 +198,17 @@ func (w *builder) options() error {
 // forward writes the whole forward pass.
 func (w *builder) forward() error {
 	pool, rows := w.rows()
-	x := w.embed()
-	for i := range w.m.config.Layers {
+	end := w.m.config.Layers
+	if w.o.Until > 0 {
+		end = w.o.Until
+	}
+	var x graph.Value
+	if w.o.From > 0 {
+		x = w.b.Input("hidden", w.m.config.HiddenSize)
+	} else {
+		x = w.embed()
+	}
+	for i := w.o.From; i < end; i++ {
 		pick := graph.PickAll
 		if i == w.m.config.Layers-1 {
 			pick = rows
@@ -194,6 +217,11 @@ func (w *builder) forward() error {
 		if x, err = w.layer(i, x, pick); err != nil {
 			return err
 		}
+	}
+	if w.o.Until > 0 {
+		w.built.Hidden = x
+		w.b.Output(x)
+		return nil
 	}
 	if w.m.layout.FinalNorm != "" {
 		x = w.norm(w.m.layout.FinalNorm, x)
@@ -272,9 +300,11 @@ func (w *builder) allPlaced() error {
 		return nil
 	}
 	sort.Strings(missing)
-	known := slices.ContainsFunc(w.m.sites, func(s adapter.Site) bool { return s.Module == missing[0] })
 	why := "the model has no such linear layer"
-	if known {
+	if at := slices.IndexFunc(w.m.sites, func(s adapter.Site) bool { return s.Module == missing[0] }); at >= 0 {
+		if s := w.m.sites[at]; s.Layer >= 0 && (s.Layer < w.o.From || w.o.Until > 0 && s.Layer >= w.o.Until) {
+			return fmt.Errorf("adapter module %s lies outside of the layers of the program", strings.Join(missing, ", "))
+		}
 		why = fmt.Sprintf("%s does not compute it or trains it whole", w.o.Task)
 	}
 	return fmt.Errorf("adapter module %s: %s", strings.Join(missing, ", "), why)

@@ -306,3 +306,50 @@ func TestReadParams(t *testing.T) {
 		t.Error("a program built from the values that were read back starts with others")
 	}
 }
+
+// TestCutPrograms checks which cuts are refused, and that a program below a cut
+// and one above it share nothing.
+func TestCutPrograms(t *testing.T) {
+	m := openModel(t, filepath.Join("testdata", "bert"))
+	for _, c := range []struct {
+		o    BuildOptions
+		want string // part of the error
+	}{
+		{BuildOptions{Task: TaskFeatures, Until: 2}, "a model of 2 layers: want layers from 1 to 1"},
+		{BuildOptions{Task: TaskFeatures, From: 2}, "want layers from 1 to 1"},
+		{BuildOptions{Task: TaskFeatures, From: -1}, "want layers from 1 to 1"},
+		{BuildOptions{Task: TaskFeatures, From: 1, Until: 1}, "begins below"},
+		{BuildOptions{Task: TaskClassification, Until: 1}, "hidden states alone"},
+		{BuildOptions{Task: TaskFeatures, Until: 1, Pool: PoolMean}, "hidden states alone"},
+		{BuildOptions{Task: TaskFeatures, From: 1, Adapter: modules(t, m, "query")}, "outside of the layers of the program"},
+		{BuildOptions{Task: TaskFeatures, Until: 1, Adapter: modules(t, m, "query")}, "outside of the layers of the program"},
+	} {
+		if _, err := m.Build(c.o); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: error %v, want one with %q", c.o, err, c.want)
+		}
+	}
+	weights := map[string]bool{}
+	for _, o := range []BuildOptions{{Task: TaskFeatures, Until: 1}, {Task: TaskFeatures, From: 1}} {
+		b, err := m.Build(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := graph.Validate(b.Program); err != nil {
+			t.Fatal(err)
+		}
+		for i := range b.Program.Weights {
+			w := &b.Program.Weights[i]
+			if weights[w.Name] {
+				t.Errorf("both programs read %s", w.Name)
+			}
+			weights[w.Name] = true
+		}
+	}
+	whole, err := m.Build(BuildOptions{Task: TaskFeatures})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(weights) != len(whole.Program.Weights) {
+		t.Errorf("%d tensors in the parts, %d in the whole", len(weights), len(whole.Program.Weights))
+	}
+}

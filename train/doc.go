@@ -18,6 +18,15 @@
 // Then the gradient is clipped by its global norm and AdamW moves the
 // parameters with the learning rate of the [Schedule].
 //
+// # Frozen prefix
+//
+// [CachePrefix] cuts the programs at the first adapted layer. The hidden states
+// that enter it are computed once for each sequence and kept in memory or in a
+// scratch file, up to a limit; the loss of a step is then a function of these
+// states and of the layers above. They have no dropout below the cut. A resumed
+// run computes them again; where they are kept does not matter to it, but a run
+// with the cache and one without do not continue each other.
+//
 // # Files of a run
 //
 //	train_state.safetensors   everything a resumed run needs; gone when the run is done

@@ -16,6 +16,7 @@ type Evaluator struct {
 	plan   *task.Plan
 	exe    graph.Executable
 	logits []float32
+	cache  *prefixCache // nil unless net begins above a prefix
 }
 
 // NewEvaluator compiles net on e for the batches of data. Sequences of like
@@ -71,6 +72,12 @@ func (v *Evaluator) Run(ctx context.Context, progress func(done, total int)) ([]
 		}
 		v.data.Fill(&b, v.plan.Batch(i))
 		batch(&gb, &b)
+		if v.cache != nil {
+			var err error
+			if gb.Inputs, err = v.cache.fill(ctx, &b); err != nil {
+				return nil, fmt.Errorf("evaluate batch %d: %w", i, err)
+			}
+		}
 		if err := v.exe.Run(ctx, &gb); err != nil {
 			return nil, fmt.Errorf("evaluate batch %d: %w", i, err)
 		}

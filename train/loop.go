@@ -19,6 +19,8 @@ type run struct {
 	s      state
 	exe    graph.Executable
 	eval   *Evaluator
+	prefix *prefixRun   // nil without one
+	cache  *prefixCache // of the training data
 	log    *os.File
 
 	plan      *task.Plan // of epoch planEpoch
@@ -37,6 +39,9 @@ func (r *run) close() {
 	if r.eval != nil {
 		r.eval.Close()
 	}
+	if r.prefix != nil {
+		r.prefix.close()
+	}
 	if r.log != nil {
 		r.log.Close()
 	}
@@ -54,9 +59,18 @@ func (r *run) compile() error {
 	if err := r.exe.SetMoments(r.s.moment1, r.s.moment2); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
+	if r.job.Prefix != nil {
+		if r.prefix, err = newPrefixRun(r.job.Engine, r.job.Prefix, r.o.Prefix, r.dims); err != nil {
+			return fmt.Errorf("train: %w", err)
+		}
+		r.cache = r.prefix.cache(r.job.Data)
+	}
 	if r.job.EvalData != nil {
 		if r.eval, err = NewEvaluator(r.job.Engine, r.job.Eval, r.job.EvalData, r.o.EvalBatch); err != nil {
 			return fmt.Errorf("train: %w", err)
+		}
+		if r.prefix != nil {
+			r.eval.cache = r.prefix.cache(r.job.EvalData)
 		}
 	}
 	return nil
@@ -189,6 +203,11 @@ func (r *run) accumulate(ctx context.Context, plan *task.Plan) (loss float64, to
 	for b := from; b < to; b++ {
 		r.job.Data.Fill(&r.batch, plan.Batch(b))
 		batch(&gb, &r.batch)
+		if r.cache != nil {
+			if gb.Inputs, err = r.cache.fill(ctx, &r.batch); err != nil {
+				return 0, 0, fmt.Errorf("train: step %d: %w", r.s.Step+1, err)
+			}
+		}
 		gb.Step = r.s.Micro
 		r.s.Micro++
 		if err := r.exe.Run(ctx, &gb); err != nil {

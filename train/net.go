@@ -26,6 +26,8 @@ type Job struct {
 	// Train is the forward program with its loss and dropout; New adds the
 	// backward pass to it.
 	Train Net
+	// Prefix, if not nil, computes the input of Train and Eval; see CachePrefix.
+	Prefix *Prefix
 	// Eval is the same model without dropout. Its parameters have the same names
 	// and sizes. It is needed with EvalData only.
 	Eval Net

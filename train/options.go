@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -53,6 +54,9 @@ type Options struct {
 	// after each evaluation and when the run is interrupted.
 	SaveEvery    int
 	SaveInterval time.Duration
+
+	// Prefix says where the results of the job's prefix are kept, if it has one.
+	Prefix PrefixOptions
 
 	// Identity is what else must be the same for a run to be resumed, as the
 	// hash of the base model; it is kept in run.json.
@@ -114,6 +118,16 @@ func (o *Options) check(j *Job) error {
 	if o.EvalEvery < 0 || o.Patience < 0 || o.SaveEvery < 0 || o.SaveInterval < 0 {
 		return errors.New("intervals and patience may not be negative")
 	}
+	if o.Prefix.Limit < 0 {
+		return fmt.Errorf("the limit of the prefix cache, %d bytes, is negative", o.Prefix.Limit)
+	}
+	if d := o.Prefix.Dir; d != "" && j.Prefix != nil {
+		if st, err := os.Stat(d); err != nil {
+			return fmt.Errorf("directory of the prefix cache: %w", err)
+		} else if !st.IsDir() {
+			return fmt.Errorf("the prefix cache needs a directory, and %s is a file", d)
+		}
+	}
 	if o.Metric == "" && len(j.Spec.Metrics) > 0 {
 		o.Metric = j.Spec.Metrics[0]
 	}
@@ -141,6 +155,9 @@ func (t *Trainer) config() map[string]string {
 		"patience": strconv.Itoa(o.Patience), "keep last": strconv.FormatBool(o.KeepLast),
 		"task": j.Spec.Name, "training data": fingerprint(j.Data), "evaluation data": fingerprint(j.EvalData),
 		"program": programHash(j.Train.Program), "starting parameters": valuesHash(j.Train.Params),
+	}
+	if j.Prefix != nil {
+		c["cached prefix"] = fmt.Sprintf("%d layers, %s", j.Prefix.Layers, programHash(j.Prefix.Program))
 	}
 	for k, v := range o.Identity {
 		c[k] = v

@@ -87,13 +87,14 @@ type Estimate struct {
 	FrozenBytes    int64   // frozen tensors as float32, once for each direction used
 	EvalPlanBytes  int64   // activations and parameters of the evaluation
 	EvalFrozenByte int64   // frozen tensors of the evaluation
+	CacheBytes     int64   // of a prefix cache that holds every sequence
 	Truncated      int     // training texts cut off at the maximal length
 	Dropped        int     // training sequences without loss
 	LabelsPerStep  float64 // labels that carry loss, on average
 }
 
 // PeakBytes is the device memory for training and evaluation together, without
-// the engine's scratch.
+// the engine's scratch and the prefix cache.
 func (e Estimate) PeakBytes() int64 {
 	return e.PlanBytes + e.FrozenBytes + e.EvalPlanBytes + e.EvalFrozenByte
 }
@@ -108,6 +109,17 @@ func (t *Trainer) Estimate() Estimate {
 		LabelsPerStep: float64(d.Labels()) / float64(t.first.Steps()),
 	}
 	e.Frozen, e.FrozenBytes = frozen(t.job.Train.Program)
+	if p := t.job.Prefix; p != nil {
+		values, bytes := frozen(p.Program)
+		e.Frozen += values
+		e.FrozenBytes += bytes
+		e.PlanBytes += graph.NewPlan(p.Program, maxDims(t.dims)).PeakBytes
+		tokens := d.Tokens()
+		if t.job.EvalData != nil {
+			tokens += t.job.EvalData.Tokens()
+		}
+		e.CacheBytes = 4 * int64(tokens) * int64(p.Width)
+	}
 	if t.job.EvalData != nil {
 		if p, err := t.job.EvalData.Plan(0, t.o.EvalBatch); err == nil {
 			e.EvalPlanBytes = graph.NewPlan(t.job.Eval.Program, maxDims(p.Max(t.job.EvalData))).PeakBytes

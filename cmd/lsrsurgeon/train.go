@@ -32,6 +32,8 @@ type trainOptions struct {
 	evalEvery, patience, saveEvery                    int
 	saveInterval                                      time.Duration
 	resume, dryRun, freezeHead, keepLast, noBucket    bool
+	cachePrefix                                       bool
+	cacheDir, cacheLimit                              string
 	set                                               map[string]bool
 }
 
@@ -43,9 +45,14 @@ func newTrain(a *app) *cobra.Command {
 		Long: `Trains the adapter (and the classification head) and leaves a run behind: a
 directory with the trained adapter, its metrics and what --resume needs. Ctrl-C
 finishes the step, saves and exits with 130; --resume then continues as if
-nothing had happened, bit for bit.`,
+nothing had happened, bit for bit.
+
+With --cache-prefix the layers below the first adapted one run once for each
+example; from the second epoch on only those from there up run, with the same
+losses. There is no dropout in the layers below then, nor in the embeddings.`,
 		Example: `  lsrsurgeon train adapter -o run --task mrpc --data glue/MRPC --epochs 3
   lsrsurgeon train adapter -o run --task lm --data corpus.txt --steps 500 --batch-tokens 4096
+  lsrsurgeon train upper -o run --task mrpc --data glue/MRPC --cache-prefix --cache-limit 8GiB
   lsrsurgeon train adapter -o run --task mrpc --data glue/MRPC --dry-run`,
 		Args: exactArgs("ADAPTER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -84,6 +91,9 @@ nothing had happened, bit for bit.`,
 	f.BoolVar(&o.resume, "resume", false, "continue an interrupted run")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print parameters, memory and steps, and stop")
 	f.BoolVar(&o.freezeHead, "freeze-head", false, "leave the classification head as it is")
+	f.BoolVar(&o.cachePrefix, "cache-prefix", false, "compute what enters the first adapted layer once per example and keep it")
+	f.StringVar(&o.cacheDir, "cache-prefix-dir", "", "keep it in a file in this directory (default: in memory)")
+	f.StringVar(&o.cacheLimit, "cache-limit", "8GiB", "keep at most this much of it; the rest is computed in each epoch")
 	enumFlag(c, &o.pool, "pool", "what the head reads of a sequence", "auto", "cls", "mean", "last")
 	must(c.MarkFlagRequired("output"))
 	must(c.MarkFlagRequired("data"))
@@ -163,6 +173,10 @@ func runTrain(ctx context.Context, a *app, path string, o *trainOptions) error {
 
 // prepare reads the data, builds the programs and plans the run.
 func prepare(ctx context.Context, a *app, s *session, o *trainOptions, event func(train.Event)) (*prepared, error) {
+	prefix, err := o.prefix()
+	if err != nil {
+		return nil, err
+	}
 	sp, err := o.spec(s)
 	if err != nil {
 		return nil, err
@@ -178,6 +192,13 @@ func prepare(ctx context.Context, a *app, s *session, o *trainOptions, event fun
 	job, err := train.Prepare(s.model, s.adapter, sp, o.build())
 	if err != nil {
 		return nil, err
+	}
+	if o.cachePrefix {
+		if err := train.CachePrefix(&job, s.model, s.adapter, o.build()); errors.Is(err, train.ErrNoPrefix) {
+			return nil, &usageError{msg: "--cache-prefix: " + err.Error(), hint: "lsrsurgeon inject MODEL -o ADAPTER --layers 8-11"}
+		} else if err != nil {
+			return nil, err
+		}
 	}
 	job.Data = set
 	if o.headLR > 0 {
@@ -196,8 +217,28 @@ func prepare(ctx context.Context, a *app, s *session, o *trainOptions, event fun
 	}
 	opt := o.train(s)
 	opt.Event = event
-	p.trainer, err = train.New(job, opt)
-	return p, err
+	opt.Prefix = prefix
+	if p.trainer, err = train.New(job, opt); err != nil {
+		return nil, err
+	}
+	if size := p.trainer.Estimate().CacheBytes; opt.Prefix.Limit > 0 && size > opt.Prefix.Limit {
+		a.warn("the frozen prefix of all examples takes %s, --cache-limit is %s: the rest is computed in each epoch", bytesText(size), bytesText(opt.Prefix.Limit))
+	}
+	return p, nil
+}
+
+// prefix says where the results of the frozen layers are kept.
+func (o *trainOptions) prefix() (train.PrefixOptions, error) {
+	limit, err := parseBytes(o.cacheLimit)
+	if err != nil {
+		return train.PrefixOptions{}, err
+	}
+	for _, n := range []string{"cache-prefix-dir", "cache-limit"} {
+		if o.set[n] && !o.cachePrefix {
+			return train.PrefixOptions{}, usagef("--%s goes with --cache-prefix", n)
+		}
+	}
+	return train.PrefixOptions{Dir: o.cacheDir, Limit: limit}, nil
 }
 
 // build are the choices about dropout and head.
@@ -314,7 +355,7 @@ func printEstimate(a *app, p *prepared) error {
 	e := p.trainer.Estimate()
 	if a.json {
 		return a.printJSON(map[string]any{"schema": schemaVersion, "trainable": e.Parameters, "frozen": e.Frozen, "steps": e.Steps, "warmup_steps": e.WarmupSteps, "steps_per_epoch": e.StepsPerEpoch,
-			"sequences": e.Sequences, "tokens": e.Tokens, "largest_batch_tokens": e.LargestBatch, "peak_bytes": e.PeakBytes(), "activation_bytes": e.PlanBytes, "frozen_bytes": e.FrozenBytes, "truncated": e.Truncated})
+			"sequences": e.Sequences, "tokens": e.Tokens, "largest_batch_tokens": e.LargestBatch, "peak_bytes": e.PeakBytes(), "activation_bytes": e.PlanBytes, "frozen_bytes": e.FrozenBytes, "cache_bytes": e.CacheBytes, "truncated": e.Truncated})
 	}
 	t := newTable("planned", ">value")
 	t.add("trainable parameters", commas(int64(e.Parameters)))
@@ -327,6 +368,9 @@ func printEstimate(a *app, p *prepared) error {
 	t.add("largest batch, tokens", commas(int64(e.LargestBatch)))
 	t.add("memory: activations, gradients, optimizer", bytesText(e.PlanBytes))
 	t.add("memory: frozen weights", bytesText(e.FrozenBytes))
+	if e.CacheBytes > 0 {
+		t.add("cache of the frozen prefix", bytesText(e.CacheBytes))
+	}
 	t.write(a.out, a.outTTY)
 	return nil
 }

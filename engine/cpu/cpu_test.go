@@ -25,6 +25,7 @@ func open(o Options) enginetest.Open {
 func TestConformance(t *testing.T) {
 	kerneltest.ForEach(t, func(t *testing.T) {
 		enginetest.Run(t, open(Options{Threads: 2}), enginetest.Tolerance{})
+		enginetest.RunInput(t, open(Options{Threads: 2}), enginetest.Tolerance{})
 	})
 }
 

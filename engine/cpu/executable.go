@@ -211,9 +211,11 @@ func (x *executable) run(op graph.Op) {
 	}
 }
 
-// runRest continues run: row selections, Kronecker sums and losses.
+// runRest continues run: inputs, row selections, Kronecker sums and losses.
 func (x *executable) runRest(op graph.Op) {
 	switch o := op.(type) {
+	case *graph.Input:
+		x.input(o)
 	case *graph.Select:
 		x.selectRows(o)
 	case *graph.SelectGrad:

@@ -46,6 +46,15 @@ func (x *executable) embed(o *graph.Embed) {
 	})
 }
 
+func (x *executable) input(o *graph.Input) {
+	y := x.matrix(o.Y)
+	x.eachRows(y.rows, y.cols, func(_, lo, hi int) {
+		for t := lo; t < hi; t++ {
+			copy(y.row(t), x.batch.Inputs[t*y.cols:])
+		}
+	})
+}
+
 // picked returns the token row that row i of a selection takes.
 func (x *executable) picked(p graph.Pick, i int) int {
 	switch p {

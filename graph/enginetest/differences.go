@@ -14,7 +14,7 @@ import (
 // Differentiate and the reference compute against central differences of the
 // reference's loss. Recomputing more or less must not change them.
 func FiniteDifferences(t *testing.T) {
-	for _, c := range forwardCases() {
+	for _, c := range append(forwardCases(), inputCases()...) {
 		if c.lens[0] > 60 {
 			continue // the short batches of the same operation say the same, in less time
 		}

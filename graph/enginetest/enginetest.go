@@ -2,7 +2,8 @@
 // small whole programs, forward and backward, compared with the float64
 // interpreter of graph/reference.
 //
-// [Run] is the suite. [Identical] checks that engines that differ only in
+// [Run] is the suite, [RunInput] the part of engines that take activations
+// from the host. [Identical] checks that engines that differ only in
 // their number of threads agree bit for bit. [FiniteDifferences] checks
 // differentiation and the reference's own gradients against the loss. A new
 // operation needs a case here; a test of this package fails until it has one.
@@ -58,6 +59,20 @@ func Run(t *testing.T, open Open, tol Tolerance) {
 		}
 	})
 	t.Run("contract", func(t *testing.T) { contract(t, open(t)) })
+}
+
+// RunInput checks [graph.Input], the operation of engines that take
+// activations from the host; [Run] leaves it to them.
+func RunInput(t *testing.T, open Open, tol Tolerance) {
+	if tol == (Tolerance{}) {
+		tol = Float32
+	}
+	e := open(t)
+	for _, c := range inputCases() {
+		for _, v := range variants {
+			t.Run(c.name+v.suffix, func(t *testing.T) { compareForward(t, e, c, v, tol) })
+		}
+	}
 }
 
 // variant says how the operands of a case lie in memory.

@@ -19,6 +19,10 @@ func TestSuiteOnPlannedReference(t *testing.T) {
 	Run(t, func(testing.TB) graph.Engine { return reference.NewPlanned() }, Tolerance{Op: 1e-6, Program: 1e-6})
 }
 
+func TestInputOnPlannedReference(t *testing.T) {
+	RunInput(t, func(testing.TB) graph.Engine { return reference.NewPlanned() }, Tolerance{Op: 1e-6, Program: 1e-6})
+}
+
 func TestIdenticalOnReferences(t *testing.T) {
 	Identical(t, func(testing.TB) graph.Engine { return reference.New() }, func(testing.TB) graph.Engine { return reference.NewPlanned() })
 }
@@ -61,7 +65,7 @@ func TestEveryOperationHasACase(t *testing.T) {
 	}
 	// What a forward case is about is its result; the loss after it counts
 	// only where it is what is tested.
-	for _, c := range forwardCases() {
+	for _, c := range append(forwardCases(), inputCases()...) {
 		mark(c.forward(variants[0]))
 	}
 	for _, c := range backwardCases() {

@@ -24,6 +24,20 @@ var (
 	longer = []int{70, 1, 33}
 )
 
+// inputCases read activations that come with the batch. They differ per token,
+// and one operation reads them twice, beside a parameter.
+func inputCases() []opCase {
+	var cs []opCase
+	for _, lens := range [][]int{ragged, single, longer} {
+		cs = append(cs, opCase{name: fmt.Sprintf("input/%v", lens), lens: lens, rows: -1, build: func(m *maker) graph.Value {
+			m.batch.Inputs = m.normal(7*len(m.batch.IDs), 1)
+			x := m.Input("x", 7)
+			return m.Gated("y", x, m.AddBias(x, m.fixed(1, 7)), graph.ActSiLU)
+		}})
+	}
+	return cs
+}
+
 // forwardCases are the operations that models use.
 func forwardCases() []opCase {
 	var cs []opCase

@@ -13,6 +13,9 @@ const none = graph.None
 // run executes one operation. Shapes were checked by graph.Validate.
 func (x *Executable) run(op graph.Op) error {
 	switch o := op.(type) {
+	case *graph.Input:
+		cols := x.get(o.Y).cols
+		x.put(o.Y, each(x.dims.T, cols, func(t, j int) float64 { return float64(x.batch.Inputs[t*cols+j]) }), none)
 	case *graph.Embed:
 		x.embed(o)
 	case *graph.Linear:
