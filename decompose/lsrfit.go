@@ -20,6 +20,8 @@ const (
 	coarseSweeps = 80
 	fineSweeps   = 12
 	sweepGain    = 1e-4
+	// moreStarts are tried beside that of the SVD.
+	moreStarts = 7
 	// spareTriplets are kept beyond the rank for the sweeps on triplets.
 	spareTriplets = 8
 )
@@ -31,11 +33,13 @@ const (
 // For any invertible G, A B = (A G)(G⁻¹ B), so that the truncated SVD of w
 // fixes A and B only up to G, and few choices of G have a low separation rank.
 // The fit therefore starts from the SVD's factors, truncated to s terms each,
-// and from two random ones, and improves the small matrices in turn by
+// and, unless that comes near the SVD's own error, from up to seven random ones,
+// and improves the small matrices in turn by
 // alternating least squares, of which every step is solved exactly and none
 // raises the error: first on the leading singular triplets of w, where a sweep
 // costs no more than reading the factors, then on w itself. The problem is not
-// convex; planted factors are found in some ten sweeps from any of the starts.
+// convex: planted factors are found in some ten sweeps from most starts where s
+// is small beside the sides of the factors, but no start is sure to.
 //
 // Products with w are float32, everything else float64. The start is drawn
 // from seed and the result does not depend on the pool. It panics if the
@@ -48,7 +52,7 @@ func FitLSR(p *kernel.Pool, w []float32, a, b kron.Shape, seed uint64) (fa, fb k
 	if err != nil {
 		return fa, fb, 0, err
 	}
-	m := &matrix{p: p, w: w, rows: a.N, cols: b.M, norm2: norm2, trials: 2}
+	m := &matrix{p: p, w: w, rows: a.N, cols: b.M, norm2: norm2, trials: moreStarts}
 	f, err := m.fit(d, a, b, seed)
 	if err != nil {
 		return fa, fb, 0, err
@@ -118,9 +122,6 @@ func (m *matrix) fit(d *SVD, a, b kron.Shape, seed uint64) (*lsrFit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := best.settle(coarse, coarseSweeps); err != nil {
-		return nil, err
-	}
 	best.error2 = math.Inf(1)
 	if err := best.settle(m.products(), fineSweeps); err != nil {
 		return nil, err
@@ -129,34 +130,61 @@ func (m *matrix) fit(d *SVD, a, b kron.Shape, seed uint64) (*lsrFit, error) {
 	return best, nil
 }
 
-// starts tries the start from the SVD and two random ones.
-func (m *matrix) starts(d *SVD, a, sb kron.Shape, t products, seed uint64) (best *lsrFit, err error) {
-	src := adapter.Source{Seed: seed}
+// starts tries the start from the SVD and random ones, until one comes near the
+// best that its rank allows, and goes on with the two best.
+func (m *matrix) starts(d *SVD, a, sb kron.Shape, t products, seed uint64) (*lsrFit, error) {
+	bound := t.norm2 // no update of this rank leaves less
+	for _, s := range d.S[:min(a.M, len(d.S))] {
+		bound -= s * s
+	}
+	good := 1.05*max(bound, 0) + 1e-4*t.norm2
+	var tried []*lsrFit
 	for i := range 1 + m.trials {
-		f := &lsrFit{pool: m.p, a: newHalf(a), b: newHalf(sb)}
-		for j, h := range []*half{f.a, f.b} {
-			u := d.U
-			if j == 1 {
-				u = d.V
-			}
-			if i == 0 {
-				if h.Factor, err = rooted(m.p, u, d.S, h.Shape, seed); err != nil {
-					return nil, err
-				}
-			} else {
-				h.random(src, "start "+strconv.Itoa(i)+" "+strconv.Itoa(j))
-			}
-			h.materialize(m.p)
+		f, err := m.start(d, a, sb, i, seed)
+		if err != nil {
+			return nil, err
 		}
-		f.error2 = math.Inf(1)
 		if err := f.settle(t, trialSweeps); err != nil {
 			return nil, err
 		}
-		if best == nil || f.error2 < best.error2 {
-			best = f
+		tried = append(tried, f)
+		if f.error2 <= good {
+			break
 		}
 	}
-	return best, nil
+	slices.SortStableFunc(tried, func(x, y *lsrFit) int { return cmp.Compare(x.error2, y.error2) })
+	tried = tried[:min(2, len(tried))]
+	for _, f := range tried {
+		if err := f.settle(t, coarseSweeps); err != nil {
+			return nil, err
+		}
+		if f.error2 <= good {
+			return f, nil
+		}
+	}
+	return slices.MinFunc(tried, func(x, y *lsrFit) int { return cmp.Compare(x.error2, y.error2) }), nil
+}
+
+// start makes start i: 0 from the singular triplets, others at random.
+func (m *matrix) start(d *SVD, a, sb kron.Shape, i int, seed uint64) (*lsrFit, error) {
+	src := adapter.Source{Seed: seed}
+	f := &lsrFit{pool: m.p, a: newHalf(a), b: newHalf(sb), error2: math.Inf(1)}
+	for j, h := range []*half{f.a, f.b} {
+		u := d.U
+		if j == 1 {
+			u = d.V
+		}
+		if i > 0 {
+			h.random(src, "start "+strconv.Itoa(i)+" "+strconv.Itoa(j))
+		} else {
+			var err error
+			if h.Factor, err = rooted(m.p, u, d.S, h.Shape, seed); err != nil {
+				return nil, err
+			}
+		}
+		h.materialize(m.p)
+	}
+	return f, nil
 }
 
 // rooted is U √S for the rank of s, truncated to the terms of s.
@@ -287,7 +315,7 @@ func (f *fitting) lsr() (*ladder, error) {
 	if norm2 == 0 {
 		return l, nil
 	}
-	m := &matrix{p: f.pool, w: f.d.d, rows: f.d.rows, cols: f.d.cols, flip: f.site.Transposed, norm2: norm2, trials: 2}
+	m := &matrix{p: f.pool, w: f.d.d, rows: f.d.rows, cols: f.d.cols, flip: f.site.Transposed, norm2: norm2, trials: moreStarts}
 	if len(sets) > 1 {
 		m.trials = 1
 	}

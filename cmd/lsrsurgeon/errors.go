@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/decompose"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/merge"
@@ -87,7 +88,7 @@ func refused(err error) bool {
 	for _, e := range []error{
 		formats.ErrMalformed, formats.ErrNotFound, formats.ErrUnsupported, adapter.ErrMismatch,
 		merge.ErrMismatch, merge.ErrNonFinite, merge.ErrUnchanged, merge.ErrOverflow,
-		task.ErrBadData, text.ErrNoTokenizer, text.ErrMalformed, train.ErrDiverged, train.ErrStateMismatch, fs.ErrNotExist,
+		decompose.ErrMismatch, task.ErrBadData, text.ErrNoTokenizer, text.ErrMalformed, train.ErrDiverged, train.ErrStateMismatch, fs.ErrNotExist,
 	} {
 		if errors.Is(err, e) {
 			return true

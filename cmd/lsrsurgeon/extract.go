@@ -65,8 +65,6 @@ any work starts; one matrix is in memory at a time, never a model.`,
 	for _, n := range []string{"base", "tuned", "output"} {
 		must(c.MarkFlagRequired(n))
 	}
-	c.MarkFlagsMutuallyExclusive("max-error", "budget")
-	c.MarkFlagsMutuallyExclusive("target", "target-regex")
 	o.init = "zero"
 	return c
 }
@@ -91,7 +89,12 @@ func parseCount(s string) (int64, error) {
 // options makes the library's options of the flags.
 func (o *extractOptions) options(sites []adapter.Site) (decompose.ExtractOptions, error) {
 	x := decompose.ExtractOptions{MaxError: o.maxError, Threads: threads(o.threads), Save: splitList(o.saveModules)}
-	if o.target == "" && o.targetRegex == "" {
+	switch {
+	case o.set["max-error"] && o.set["budget"]:
+		return x, usagef("--max-error and --budget both choose the size: give one of them")
+	case o.set["target"] && o.set["target-regex"]:
+		return x, usagef("--target and --target-regex both choose the modules: give one of them")
+	case o.target == "" && o.targetRegex == "":
 		o.target = "all-linear"
 	}
 	var err error
