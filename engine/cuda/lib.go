@@ -22,12 +22,12 @@ type symbol struct {
 // openLibrary opens the first candidate that loads: a name for the system's
 // loader, or a path with wildcards. The error names everything tried.
 func openLibrary(candidates []string) (library, error) {
-	var errs []error
+	var tried []string
 	for _, c := range candidates {
 		paths := []string{c}
 		if strings.ContainsRune(c, '/') {
 			if paths, _ = filepath.Glob(c); len(paths) == 0 {
-				errs = append(errs, fmt.Errorf("%s: no such file", c))
+				tried = append(tried, c+": no such file")
 			}
 		}
 		for i := len(paths) - 1; i >= 0; i-- { // the newest version first
@@ -35,10 +35,10 @@ func openLibrary(candidates []string) (library, error) {
 			if err == nil {
 				return library{h, paths[i]}, nil
 			}
-			errs = append(errs, err)
+			tried = append(tried, strings.TrimSpace(err.Error()))
 		}
 	}
-	return library{}, errors.Join(errs...)
+	return library{}, errors.New(strings.Join(tried, "; "))
 }
 
 // bind resolves symbols; the error names those that are missing.

@@ -19,6 +19,10 @@ func (m matrices) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 	return nil
 }
 
+// productSizes have remainders of every tile, and inner dimensions that are cut
+// into parts.
+var productSizes = []struct{ m, n, k int }{{1, 1, 1}, {17, 9, 33}, {130, 33, 40}, {5, 131, 16}, {70, 64, 600}, {3, 7, 1100}}
+
 // TestProducts compares products of every kernel, orientation and size with
 // sums in float64. An operand loses 2^-24, 2^-11 or 2^-8 of itself when it is
 // rounded; the sum of magnitudes of a product bounds what that does.
@@ -34,7 +38,7 @@ func TestProducts(t *testing.T) {
 			opt.CuBLASLt = f.blas
 		}
 		e := f.open(t, opt)
-		for _, s := range []struct{ m, n, k int }{{1, 1, 1}, {17, 9, 33}, {130, 33, 40}, {5, 131, 16}, {70, 64, 600}, {3, 7, 1100}} {
+		for _, s := range productSizes {
 			for _, ta := range []bool{false, true} {
 				for _, tb := range []bool{false, true} {
 					t.Run(fmt.Sprintf("%s/library=%v/%v/ta=%v/tb=%v", o.precision, o.blas, s, ta, tb), func(t *testing.T) {
