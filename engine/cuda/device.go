@@ -12,6 +12,7 @@ type device struct {
 	*driver
 	info    Device
 	ordinal int32
+	handle  int32 // CUdevice
 	context uintptr
 	module  uintptr
 	stream  uintptr // computes
@@ -77,13 +78,12 @@ func (v *device) open() error {
 	if info.Major < 8 {
 		return fmt.Errorf("%s has compute capability %d.%d; 8.0 (Ampere) or newer is needed", info.Name, info.Major, info.Minor)
 	}
-	var dev int32
 	for _, s := range []struct {
 		call string
 		run  func() int32
 	}{
-		{"cuDeviceGet", func() int32 { return v.driver.device(&dev, v.ordinal) }},
-		{"cuDevicePrimaryCtxRetain", func() int32 { return v.retainContext(&v.context, dev) }},
+		{"cuDeviceGet", func() int32 { return v.driver.device(&v.handle, v.ordinal) }},
+		{"cuDevicePrimaryCtxRetain", func() int32 { return v.retainContext(&v.context, v.handle) }},
 		{"cuCtxSetCurrent", func() int32 { return v.setContext(v.context) }},
 		{"cuStreamCreate", func() int32 { return v.newStream(&v.stream, streamNonBlocking) }},
 		{"cuStreamCreate", func() int32 { return v.newStream(&v.copies, streamNonBlocking) }},
@@ -173,7 +173,7 @@ func (v *device) close() error {
 		if err := v.check("cuModuleUnload", v.unloadModule(v.module)); err != nil {
 			return err
 		}
-		return v.check("cuDevicePrimaryCtxRelease", v.releaseContext(v.ordinal))
+		return v.check("cuDevicePrimaryCtxRelease", v.releaseContext(v.handle))
 	})
 	close(v.calls)
 	return err

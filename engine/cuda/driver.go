@@ -9,7 +9,6 @@ import (
 // The values of the CUDA driver interface that are used here (cuda.h).
 const (
 	errOutOfMemory = 2
-	errNoDevice    = 100
 
 	attrMultiprocessors = 16
 	attrMajor           = 75

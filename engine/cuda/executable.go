@@ -91,8 +91,20 @@ func (x *executable) build(d graph.Dims) error {
 // supported refuses what the kernels cannot do.
 func (x *executable) supported() error {
 	for _, op := range x.p.Ops {
-		if o, ok := op.(*graph.Attention); ok && o.HeadDim > maxHeadDim {
-			return fmt.Errorf("attention with heads of %d; at most %d are supported", o.HeadDim, maxHeadDim)
+		need, hd := 0, 0
+		switch o := op.(type) {
+		case *graph.Attention:
+			hd = o.HeadDim
+			need = rowsShared(3, 1, hd)
+		case *graph.AttentionGrad:
+			hd = o.Fwd.HeadDim
+			need = rowsShared(4, 2, hd)
+		}
+		if hd > maxHeadDim {
+			return fmt.Errorf("attention with heads of %d; at most %d are supported", hd, maxHeadDim)
+		}
+		if need > x.info.SharedMemory {
+			return fmt.Errorf("%s with heads of %d needs %d KiB of shared memory and %s has %d KiB", op.Name(), hd, need>>10, x.info.Name, x.info.SharedMemory>>10)
 		}
 	}
 	return nil

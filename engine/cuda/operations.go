@@ -2,7 +2,6 @@ package cuda
 
 import (
 	"fmt"
-	"time"
 	"unsafe"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -74,7 +73,8 @@ func (x *executable) count(code int32) int {
 	return int(code)
 }
 
-// linear returns a grid of 256 threads over n elements; kernels loop beyond it.
+// flat is a grid of blocks of 256 threads over n elements; kernels loop where it
+// is cut.
 func flat(n int64) grid { return grid{x: int(min((n+255)/256, 1<<16))} }
 
 // each is the grid over the elements of m.
@@ -370,13 +370,12 @@ type profile struct {
 	from, to uintptr
 	times    map[string]*graph.OpTime
 	order    []string
-	started  time.Time
 }
 
 // StartProfile implements [graph.Profiler]. Until Profile is called operations
 // are launched one by one and waited for.
 func (x *executable) StartProfile() {
-	x.profile = &profile{times: map[string]*graph.OpTime{}, started: time.Now()}
+	x.profile = &profile{times: map[string]*graph.OpTime{}}
 	_ = x.do(func() error {
 		if x.newEvent(&x.profile.from, 0) != 0 || x.newEvent(&x.profile.to, 0) != 0 {
 			x.profile = nil // no events: nothing is timed

@@ -7,7 +7,14 @@ import (
 	"testing"
 
 	"github.com/lsrsurgeon/lsrsurgeon/engine/cpu"
+	"github.com/lsrsurgeon/lsrsurgeon/graph/enginetest"
 )
+
+// TestGraphsGiveTheSameBits compares captured graphs with single launches.
+func TestGraphsGiveTheSameBits(t *testing.T) {
+	f := openFake(t)
+	enginetest.Identical(t, f.opener(Options{}), f.opener(Options{NoGraphs: true}))
+}
 
 // TestCurves trains on the CPU engine and on this one from the same seed: the
 // losses agree, within what a precision keeps, and go down.
