@@ -98,7 +98,7 @@ func (l layout) pack(image []byte, base ptr, b *graph.Batch) {
 }
 
 // slot is one of two places through which batches travel, so that a batch is
-// copied while the step before it runs.
+// copied while the one before it runs.
 type slot struct {
 	host         pinned
 	staging      buffer

@@ -13,6 +13,9 @@ const orders = 3
 func TestConformance(t *testing.T) {
 	for order := range orders {
 		t.Run(fmt.Sprintf("order=%d", order), func(t *testing.T) {
+			if testing.Short() && order > 0 {
+				t.Skip("with -short the threads run in one order only")
+			}
 			f := openFake(t)
 			f.set(setOrder, int64(order))
 			enginetest.Run(t, f.opener(Options{NoGraphs: order == 1}), enginetest.Tolerance{})

@@ -9,8 +9,8 @@
 //
 // One goroutine, locked to its thread, owns the context of an engine. A run
 // copies the batch through pinned memory on a stream of its own, so that the
-// copy overlaps with the step before, and returns when everything is queued; the
-// methods that read wait for it. The operations of a program are captured once
+// copy overlaps with the micro-batch before, and returns when everything is
+// queued; the methods that read, and Step, wait for it. The operations of a program are captured once
 // per bucket of batch sizes as a CUDA graph. Kernels read the sizes of the
 // batch from device memory, so that one graph serves its whole bucket.
 //

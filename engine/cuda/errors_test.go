@@ -192,3 +192,24 @@ func TestProfile(t *testing.T) {
 		t.Errorf("%+v", times)
 	}
 }
+
+// TestWeightsAreShared compiles twice with memory for one copy of the weights.
+func TestWeightsAreShared(t *testing.T) {
+	f := openFake(t)
+	e := f.open(t, Options{})
+	s := tinyBERT
+	s.vocab = 5000
+	d := graph.Dims{T: 16, S: 2, MaxLen: 8}
+	if _, _, err := s.compile(t, e, d); err != nil {
+		t.Fatal(err)
+	}
+	live := f.get(getLive)
+	f.set(setMemory, live+400<<10) // the words alone are 625 KiB
+	x, _, err := s.compile(t, e, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if more := f.get(getLive) - live; more <= 0 || x.PeakBytes() <= more {
+		t.Errorf("the second executable took %d bytes and holds %d", more, x.PeakBytes())
+	}
+}

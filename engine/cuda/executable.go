@@ -176,16 +176,22 @@ func (x *executable) runPass(p pass, d graph.Dims) error {
 // PeakBytes implements [graph.Executable]: weights, of which shared ones count
 // for each executable, arena, parameters, scratch and batches.
 func (x *executable) PeakBytes() int64 {
-	n := x.arena.n + x.batch.n + x.scratch.n + x.losses.n + x.krons.n + x.tables.n + x.freqs.n + x.state.n + x.pieces.n + x.norms.n
-	for _, s := range x.slots {
-		n += s.staging.n
-	}
+	n := x.ownBytes()
 	seen := map[*storedWeight]bool{nil: true}
 	for _, w := range x.weights {
 		if !seen[w] {
 			n += w.n
 		}
 		seen[w] = true
+	}
+	return n
+}
+
+// ownBytes is PeakBytes without weights.
+func (x *executable) ownBytes() int64 {
+	n := x.arena.n + x.batch.n + x.scratch.n + x.losses.n + x.krons.n + x.tables.n + x.freqs.n + x.state.n + x.pieces.n + x.norms.n
+	for _, s := range x.slots {
+		n += s.staging.n
 	}
 	return n
 }

@@ -6,25 +6,27 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 )
 
-// fixedBytes is the memory that does not depend on the batch: frozen weights
-// that are not on the device yet.
-func (x *executable) fixedBytes() int64 {
+// fixedBytes is the memory that does not depend on the batch: frozen weights.
+// Of these, there bytes are on the device already.
+func (x *executable) fixedBytes() (n, there int64) {
 	x.e.mu.Lock()
 	defer x.e.mu.Unlock()
-	var n int64
 	seen := map[weightKey]bool{}
 	for id, use := range used(x.p) {
 		if !use {
 			continue
 		}
 		w := x.p.Weight(graph.WeightID(id))
-		key := weightKey{name: w.Name, rows: w.StoredRows(), cols: w.StoredCols()}
+		key, _ := x.weightKey(w)
 		if !seen[key] {
 			n += x.e.weightBytes(w)
+			if x.e.cache[key] != nil {
+				there += x.e.weightBytes(w)
+			}
 		}
 		seen[key] = true
 	}
-	return n
+	return n, there
 }
 
 // overhead is what batches up to d need beside the plan.
@@ -37,22 +39,26 @@ func (x *executable) overhead(d graph.Dims) (int64, error) {
 	return x.need + x.ropeBytes(d) + 3*int64(layoutOf(x.p, d).total) + int64(len(x.kronList))*kronBytes + 8*int64(max(d.S, d.R, 1)), nil
 }
 
-// budget is the memory that an executable may take.
+// budget is the memory that this executable may take, with what it holds and
+// the weights that others hold for it.
 func (x *executable) budget() (int64, error) {
 	var free, total uintptr
 	if err := x.check("cuMemGetInfo", x.memoryInfo(&free, &total)); err != nil {
 		return 0, err
 	}
+	_, there := x.fixedBytes()
+	most := int64(free) + there + x.ownBytes()
 	if limit := x.e.opt.MemoryLimit; limit > 0 {
-		return min(limit, int64(free)), nil
+		most = min(limit, most)
 	}
-	return int64(free), nil
+	return most, nil
 }
 
 // total is all that batches up to d, rounded up to their bucket, need.
 func (x *executable) total(d graph.Dims) (int64, error) {
 	extra, err := x.overhead(bucket(d))
-	return x.fixedBytes() + extra + x.plan.PeakBytes, err
+	fixed, _ := x.fixedBytes()
+	return fixed + extra + x.plan.PeakBytes, err
 }
 
 // fits returns an error that says what would fit if the program with batches
@@ -99,8 +105,9 @@ func (x *executable) tooLarge(d graph.Dims, need, limit int64) error {
 	if err != nil {
 		return err
 	}
+	fixed, _ := x.fixedBytes()
 	return fmt.Errorf("%s; one sequence already takes %s, of which frozen weights %s: use a GPU with more memory, shorter sequences, a smaller base or precision bf16",
-		what, size(one), size(x.fixedBytes()))
+		what, size(one), size(fixed))
 }
 
 // explain turns the driver's lack of memory into what would fit.
@@ -112,7 +119,6 @@ func (x *executable) explain(err error, d graph.Dims) error {
 	if e != nil {
 		return err
 	}
-	limit += x.PeakBytes() // what this executable holds itself
 	need, e := x.total(d)
 	if e != nil {
 		return err

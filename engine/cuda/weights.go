@@ -82,11 +82,7 @@ func (x *executable) loadWeights() error {
 			continue
 		}
 		w := x.p.Weight(graph.WeightID(id))
-		key := weightKey{name: w.Name, rows: w.StoredRows(), cols: w.StoredCols()}
-		cacheable := x.source != nil && reflect.TypeOf(x.source).Comparable()
-		if cacheable {
-			key.source = x.source
-		}
+		key, cacheable := x.weightKey(w)
 		s := x.e.cache[key]
 		if s == nil || !cacheable {
 			var err error
@@ -101,6 +97,15 @@ func (x *executable) loadWeights() error {
 		x.weights[id] = s
 	}
 	return nil
+}
+
+// weightKey is the key of w, and whether its source can be told from another.
+func (x *executable) weightKey(w *graph.Weight) (key weightKey, cacheable bool) {
+	key = weightKey{name: w.Name, rows: w.StoredRows(), cols: w.StoredCols()}
+	if x.source != nil && reflect.TypeOf(x.source).Comparable() {
+		key.source = x.source
+	}
+	return key, key.source != nil
 }
 
 // upload copies w to the device through pinned memory, as many rows at a time
