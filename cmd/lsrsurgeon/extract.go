@@ -20,7 +20,7 @@ type extractOptions struct {
 	adapterFlags
 	base, tuned, out, budget, saveModules string
 	maxError                              float64
-	maxRank, threads                      int
+	threads                               int
 }
 
 func newExtract(a *app) *cobra.Command {
