@@ -11,7 +11,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
-var onnxNumber = regexp.MustCompile(`(?:^|\.)(?:[A-Za-z_]+\.)?(\d+)(?:\.|$)`)
+var onnxNumber = regexp.MustCompile(`(?:^|\.)(\d+)(?:\.|$)`)
 
 // ONNXSites lists the linear layers of an ONNX model's graph whose weights
 // an adapter can go on. left names the others with the reason: quantised
@@ -47,19 +47,24 @@ func ONNXSites(m *onnx.Model) (sites []adapter.Site, left []string) {
 		if t := params[l.Weight]; t != nil {
 			d = t.Type.DType()
 		}
-		s := adapter.Site{Module: l.Module, In: l.In, Out: l.Out, Weight: l.Weight, Bias: l.Bias, Transposed: l.Transposed, Layer: -1,
+		s := adapter.Site{Module: l.Module, In: l.In, Out: l.Out, Weight: l.Weight, Bias: l.Bias, Transposed: l.Transposed, Layer: layerIn(l.Module),
 			Kind: l.Module[strings.LastIndexByte(l.Module, '.')+1:], Output: outputLayer.MatchString(l.Module), DType: d}
-		if n := onnxNumber.FindStringSubmatch(l.Module); n != nil {
-			if i, err := strconv.Atoi(n[1]); err == nil {
-				s.Layer = i
-			}
-		}
 		if outputs[m.Graph.Nodes[l.Node].Outputs[0]] {
 			s.Output = s.Output || s.Layer < 0
 		}
 		sites = append(sites, s)
 	}
 	return sites, left
+}
+
+// layerIn is the first number that is an element of a module path, or -1.
+func layerIn(module string) int {
+	if n := onnxNumber.FindStringSubmatch(module); n != nil {
+		if i, err := strconv.Atoi(n[1]); err == nil {
+			return i
+		}
+	}
+	return -1
 }
 
 // onnxSites are the sites of a checkpoint that is an ONNX model.

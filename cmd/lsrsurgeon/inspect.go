@@ -24,14 +24,15 @@ func newInspect(a *app) *cobra.Command {
 }
 
 func newInspectLayers(a *app) *cobra.Command {
-	match := ""
+	match, names := "", ""
 	c := &cobra.Command{
 		Use:     "layers MODEL",
 		Short:   "List the linear layers that an adapter can go on",
-		Example: "  lsrsurgeon inspect layers MODEL --match 'layers\\.0\\.'",
+		Example: "  lsrsurgeon inspect layers MODEL --match 'layers\\.0\\.'\n  lsrsurgeon inspect layers model.onnx --names-from MODEL",
 		Args:    exactArgs("MODEL"),
-		RunE:    func(_ *cobra.Command, args []string) error { return runInspectLayers(a, args[0], match) },
+		RunE:    func(_ *cobra.Command, args []string) error { return runInspectLayers(a, args[0], match, names) },
 	}
+	c.Flags().StringVar(&names, "names-from", "", namesFromHelp)
 	c.Flags().StringVar(&match, "match", "", "only modules that match this regular expression")
 	return c
 }
@@ -51,7 +52,7 @@ type layerRow struct {
 	SplitOut [2]int `json:"split_out"`
 }
 
-func runInspectLayers(a *app, path, match string) error {
+func runInspectLayers(a *app, path, match, names string) error {
 	re, err := regexp.Compile(match)
 	if err != nil {
 		return usagef("--match: %v", err)
@@ -63,6 +64,9 @@ func runInspectLayers(a *app, path, match string) error {
 	defer ck.Close()
 	sites, known, err := model.SitesOf(ck)
 	if err != nil {
+		return err
+	}
+	if sites, err = namesFrom(a, ck, sites, names); err != nil {
 		return err
 	}
 	if !known {

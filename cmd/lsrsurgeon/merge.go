@@ -20,6 +20,7 @@ import (
 type mergeOptions struct {
 	engineFlags
 	out, base, weights, dtype, rounding, shard string
+	names                                      string
 	seed                                       uint64
 	reversible, check, allowUnchanged, anyBase bool
 	workers                                    int
@@ -44,6 +45,7 @@ to the output's dtype destroyed of each update.`,
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory of the merged model, or a .safetensors file (.onnx for an ONNX model without external data)")
 	f.StringVar(&o.base, "model", "", "base model (default: the one that the adapters name)")
+	f.StringVar(&o.names, "names-from", "", namesFromHelp)
 	f.StringVar(&o.weights, "weights", "", "weight of each adapter: 1,0.5 (default: all 1)")
 	enumFlag(c, &o.dtype, "dtype", "dtype of the merged weights", "keep", "f32", "bf16", "f16")
 	enumFlag(c, &o.rounding, "rounding", "rounding to the dtype", "nearest", "stochastic", "error-feedback")
@@ -98,6 +100,9 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	}
 	sites, _, err := model.SitesOf(ck)
 	if err != nil {
+		return err
+	}
+	if sites, err = namesFrom(a, ck, sites, o.names); err != nil {
 		return err
 	}
 	loaded, sources, err := loadSources(a, ck, sites, adapters, weights, o.anyBase)
