@@ -165,3 +165,32 @@ func TestCombineDARE(t *testing.T) {
 		t.Error("the seed does not decide")
 	}
 }
+
+// An LSR adapter written as a LoRA comes back as LSR; a smaller one loses what
+// the report says.
+func TestCompressLSR(t *testing.T) {
+	lsr := adapter.Settings{Rank: adapter.Rank{R1: 2, R2: 2}, Terms: 2, Alpha: 9e3}
+	x := trained(t, 2, adapter.MethodLSR, lsr, "v", "k")
+	lora, _, err := decompose.Combine([]*adapter.Adapter{x}, decompose.CombineOptions{Method: decompose.CombineLinear})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, terms := range []int{2, 1} {
+		lsr.Terms = terms
+		out, report, err := decompose.CompressLSR(lora, lsr, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := dense(t, out), dense(t, x)
+		for _, m := range report {
+			var off float64
+			for j, v := range got[m.Module] {
+				off += (v - want[m.Module][j]) * (v - want[m.Module][j])
+			}
+			found := math.Sqrt(off) / frobenius(want[m.Module])
+			if math.Abs(found-m.Error) > 1e-4 || terms == 2 && found > 1e-4 || terms == 1 && (found < 1e-3 || found > 1) {
+				t.Errorf("%d terms, %s: error %g, reported %g", terms, m.Module, found, m.Error)
+			}
+		}
+	}
+}

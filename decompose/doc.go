@@ -1,5 +1,5 @@
-// Package decompose takes matrices apart: truncated singular value
-// decompositions, and the sum of s Kronecker products nearest to a matrix.
+// Package decompose takes matrices apart, and adapters and the differences of
+// checkpoints with them.
 //
 // By Van Loan and Pitsianis (1993), rearranging a matrix K (a1·a2, r1·r2) to
 // R(K) (a1·r1, a2·r2) turns every Kronecker product P ⊗ Q into the outer
@@ -7,6 +7,12 @@
 // sum of s Kronecker products is therefore the truncated SVD of R(K), by the
 // theorem of Eckart and Young. See package kron.
 //
-// [Truncated] is the decomposition, [NearestKronecker] the application, and
-// [Reader] gives both to the initialisations of package adapter.
+// Matrices: [Truncated] and [Leading] are singular value decompositions, in
+// float64 and for large float32 matrices; [NearestKronecker] is the nearest
+// sum of Kronecker products, [FitLSR] the fit of a low-separation-rank update.
+//
+// Models: [Extract] makes an adapter of the difference of two checkpoints,
+// [Diff] and [HeatMap] say what that difference is, [Combine] makes one adapter
+// of several, [CompressLSR] an LSR adapter of any other, and [Reader] gives
+// package adapter what its initialisations need.
 package decompose

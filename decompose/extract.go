@@ -80,8 +80,8 @@ const defaultMaxRank = 128
 //
 // Names, shapes and dtypes are compared before any number is read. Matrices
 // are read one at a time in each of at most two groups of threads, so memory
-// is about five times that of the largest matrix in float32, whatever the size
-// of the models. sites are the base's linear layers.
+// is some ten times that of the largest matrix in float32, whatever the size of
+// the models. sites are the base's linear layers.
 func Extract(ctx context.Context, base, tuned *formats.Checkpoint, sites []adapter.Site, o ExtractOptions) (*adapter.Adapter, *ExtractReport, error) {
 	e, err := newExtraction(base, tuned, sites, o)
 	if err != nil {
