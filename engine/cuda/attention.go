@@ -83,7 +83,6 @@ func (x *executable) attentionGrad(g *graph.AttentionGrad) error {
 type ropeTable struct {
 	freq  []float32
 	scale float32
-	n     int // operations that read it
 }
 
 func sameRope(t ropeTable, o *graph.Rope) bool {

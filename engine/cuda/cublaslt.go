@@ -25,9 +25,9 @@ const (
 // blasHeuristic mirrors cublasLtMatmulHeuristicResult_t, 96 bytes.
 type blasHeuristic struct {
 	algorithm [8]uint64
-	workspace uint64
+	_         uint64 // workspace
 	state     int32
-	waves     float32
+	_         float32 // waves
 	_         [4]int32
 }
 
