@@ -36,6 +36,8 @@ type outFile struct {
 	header  []byte // with the eight bytes of its length
 	size    int64
 	tensors []outTensor
+	// literals are further bytes of the file, of an edited ONNX graph.
+	literals []literal
 }
 
 // layOut decides names, headers and offsets of all output files.

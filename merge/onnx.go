@@ -1,10 +1,7 @@
 package merge
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -15,7 +12,9 @@ import (
 // newONNXPlan plans a merge into an ONNX model. A merged weight has the length
 // of the old one, so the output's files are those of the base with the bytes of
 // the touched initializers replaced, wherever they lie: in the model file or in
-// external data. Every other byte is copied.
+// external data. Every other byte is copied. Only where a weight is shared with
+// something that has no adapter, an embedding say, does the model file get a new
+// initializer, which the layer's node reads instead.
 func newONNXPlan(base *formats.Checkpoint, sources []Source, o Options) (*Plan, error) {
 	unsupported := func(format string, args ...any) error {
 		return fmt.Errorf("%s: %w: %s", base.Path(), formats.ErrUnsupported, fmt.Sprintf(format, args...))
@@ -34,22 +33,26 @@ func newONNXPlan(base *formats.Checkpoint, sources []Source, o Options) (*Plan, 
 	if err != nil {
 		return nil, err
 	}
-	if err := p.checkONNX(todo); err != nil {
+	m, err := onnx.Open(base.Path())
+	if err != nil {
 		return nil, err
 	}
-	if err := p.layOutONNX(todo); err != nil {
+	defer m.Close()
+	split, err := p.checkONNX(m, todo)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.layOutONNX(m, todo, split); err != nil {
 		return nil, err
 	}
 	return p, p.findCarried()
 }
 
-// checkONNX refuses what cannot be merged in place.
-func (p *Plan) checkONNX(todo map[string]*planned) error {
-	m, err := onnx.Open(p.base.Path())
-	if err != nil {
-		return err
-	}
-	defer m.Close()
+// checkONNX refuses what cannot be merged. split lists the weights that
+// something else than adapted layers reads, with those layers: they get a weight
+// of their own.
+func (p *Plan) checkONNX(m *onnx.Model, todo map[string]*planned) (split map[string][]onnx.Linear, err error) {
+	split = map[string][]onnx.Linear{}
 	linears := map[string][]onnx.Linear{}
 	for _, l := range m.Linears() {
 		linears[l.Weight] = append(linears[l.Weight], l)
@@ -57,29 +60,36 @@ func (p *Plan) checkONNX(todo map[string]*planned) error {
 	for name, t := range todo {
 		b, ok := p.base.Lookup(name)
 		if !ok {
-			return fmt.Errorf("%s: %w: the adapter has %s, the graph has no such initializer, and a head cannot be added to a graph", p.base.Path(), ErrMismatch, name)
+			return nil, fmt.Errorf("%s: %w: the adapter has %s, the graph has no such initializer, and a head cannot be added to a graph", p.base.Path(), ErrMismatch, name)
 		}
 		if !b.InFile() {
-			return fmt.Errorf("%s: %w: tensor %s is stored as a list of numbers instead of raw data: save the model again with onnx.save", p.base.Path(), formats.ErrUnsupported, name)
+			return nil, fmt.Errorf("%s: %w: tensor %s is stored as a list of numbers instead of raw data: save the model again with onnx.save", p.base.Path(), formats.ErrUnsupported, name)
 		}
 		if len(t.updates) == 0 {
 			continue
 		}
-		if err := checkUses(m, name, t.updates[0].Site.Transposed, linears[name]); err != nil {
-			return fmt.Errorf("%s: %w: %w", p.base.Path(), ErrMismatch, err)
+		shared, err := checkUses(m, name, t.updates[0].Site.Transposed, linears[name])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w: %w", p.base.Path(), ErrMismatch, err)
+		}
+		if shared {
+			split[name] = linears[name]
 		}
 	}
-	return p.checkUnlisted(m, todo)
+	return split, p.checkUnlisted(m, todo, split)
 }
 
 // checkUnlisted makes sure that no tensor that the checkpoint does not list,
 // such as those of subgraphs, has its external data where a touched one has its.
-func (p *Plan) checkUnlisted(m *onnx.Model, todo map[string]*planned) error {
+func (p *Plan) checkUnlisted(m *onnx.Model, todo map[string]*planned, split map[string][]onnx.Linear) error {
 	return m.EachTensor(func(x *onnx.Tensor) error {
 		if x.Store != onnx.StoreExternal || x.Bytes == 0 {
 			return nil
 		}
 		for name := range todo {
+			if split[name] != nil {
+				continue
+			}
 			t, _ := p.base.Lookup(name)
 			same := x.Name == name && t.Offset == x.External.Offset && t.Bytes == x.Bytes
 			if !same && p.base.Files()[t.File].Path == x.External.Path && x.External.Offset < t.Offset+t.Bytes && t.Offset < x.External.Offset+x.Bytes {
@@ -90,33 +100,41 @@ func (p *Plan) checkUnlisted(m *onnx.Model, todo map[string]*planned) error {
 	})
 }
 
-// checkUses makes sure that a weight is used as the update takes it, and by
-// nothing but such layers.
-func checkUses(m *onnx.Model, name string, transposed bool, uses []onnx.Linear) error {
+// checkUses makes sure that a weight is used as the update takes it, and says
+// whether something else than such layers reads it.
+func checkUses(m *onnx.Model, name string, transposed bool, uses []onnx.Linear) (shared bool, err error) {
 	if len(uses) == 0 {
-		return fmt.Errorf("no linear layer of the graph uses %s", name)
+		return false, fmt.Errorf("no linear layer of the graph uses %s", name)
 	}
 	nodes := map[int]bool{}
+	direct := true
 	for _, l := range uses {
 		nodes[l.Node] = true
+		direct = direct && slices.Contains(m.Graph.Nodes[l.Node].Inputs, name)
 		if l.Problem != "" {
-			return fmt.Errorf("tensor %s of layer %s is %s", name, l.Module, l.Problem)
+			return false, fmt.Errorf("tensor %s of layer %s is %s", name, l.Module, l.Problem)
 		}
 		if l.Transposed != transposed {
-			return fmt.Errorf("tensor %s is used by %s as it is and by another layer transposed", name, l.Module)
+			return false, fmt.Errorf("tensor %s is used by %s as it is and by another layer transposed", name, l.Module)
 		}
 	}
 	for _, l := range uses {
 		for _, i := range l.Shared {
-			if i < 0 {
-				return fmt.Errorf("tensor %s is also an output of the graph", name)
+			other := "the outputs of the graph"
+			if i >= 0 {
+				n := &m.Graph.Nodes[i]
+				if nodes[i] || leadsTo(m, n, nodes) {
+					continue
+				}
+				other = fmt.Sprintf("node %q (%s)", n.Name, n.Op)
 			}
-			if n := &m.Graph.Nodes[i]; !nodes[i] && !leadsTo(m, n, nodes) {
-				return fmt.Errorf("tensor %s is shared: node %q (%s) reads it too and would change with layer %s; leave the layer out of the adapter, or export the model with untied weights", name, n.Name, n.Op, l.Module)
+			if !direct {
+				return false, fmt.Errorf("tensor %s is shared by %s and, through other nodes, by layer %s: leave the layer out of the adapter, or export the model with untied weights", name, other, l.Module)
 			}
+			shared = true
 		}
 	}
-	return nil
+	return shared, nil
 }
 
 // leadsTo says whether a node only hands a weight on to the layers.
@@ -136,60 +154,4 @@ func leadsTo(m *onnx.Model, n *onnx.Node, layers map[int]bool) bool {
 		}
 	}
 	return true
-}
-
-// layOutONNX makes the output's files: touched tensors and the gaps between
-// them.
-func (p *Plan) layOutONNX(todo map[string]*planned) error {
-	byFile := make([][]formats.Tensor, len(p.base.Files()))
-	for _, t := range p.base.Tensors() {
-		if t.InFile() && t.Bytes > 0 {
-			byFile[t.File] = append(byFile[t.File], t)
-		}
-	}
-	p.whole = len(p.base.Tensors()) - len(todo)
-	for i, f := range p.base.Files() {
-		name, err := filepath.Rel(p.base.Dir(), f.Path)
-		if err != nil {
-			return err
-		}
-		out := outFile{name: name, size: f.Size}
-		slices.SortStableFunc(byFile[i], func(a, b formats.Tensor) int { return cmp.Compare(a.Offset, b.Offset) })
-		at := int64(0)
-		gap := func(to int64) {
-			if to > at {
-				src := formats.Tensor{DType: tensor.U8, File: i, Offset: at, Bytes: to - at}
-				out.tensors = append(out.tensors, outTensor{gap: true, has: true, dtype: tensor.U8, src: src, offset: at, bytes: to - at})
-			}
-			at = to
-		}
-		end, last := int64(0), "" // of the tensors so far
-		for k, t := range byFile[i] {
-			next := f.Size
-			if k+1 < len(byFile[i]) {
-				next = byFile[i][k+1].Offset
-			}
-			if todo[t.Name] != nil && (t.Offset < end || next < t.Offset+t.Bytes) {
-				if t.Offset >= end {
-					last = byFile[i][k+1].Name
-				}
-				return fmt.Errorf("%s: %w: tensors %s and %s share bytes of %s: export the model with untied weights", p.base.Path(), ErrMismatch, t.Name, last, name)
-			}
-			if t.Offset+t.Bytes > end {
-				end, last = t.Offset+t.Bytes, t.Name
-			}
-			if todo[t.Name] == nil {
-				continue
-			}
-			gap(t.Offset)
-			out.tensors = append(out.tensors, outTensor{name: t.Name, dtype: t.DType, shape: t.Shape, offset: t.Offset, bytes: t.Bytes, src: t, has: true, todo: todo[t.Name]})
-			at = t.Offset + t.Bytes
-		}
-		gap(f.Size)
-		p.files = append(p.files, out)
-	}
-	if len(p.files) == 0 {
-		return errors.New("no files to merge into")
-	}
-	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
@@ -233,8 +234,7 @@ func TestMergeONNXRefused(t *testing.T) {
 		"dtype":     {nil, Options{DType: tensor.BF16}, "leave out the dtype"},
 		"shards":    {nil, Options{MaxShardSize: 1}, "leave out the shard size"},
 		"undo":      {nil, Options{Reversible: true}, "keep the base"},
-		"shared":    {node(&onnx.Node{Op: "Gather", Name: "embed", Inputs: []string{"d.weight", "x"}, Outputs: []string{"z"}}), Options{}, `tensor d.weight is shared: node "embed" (Gather)`},
-		"output":    {func(e *onnx.Edit) { e.AddOutput(onnx.TensorInfo("d.weight", onnx.Double, 17, 13)) }, Options{}, "also an output"},
+		"shared":    {node(&onnx.Node{Op: "Gather", Name: "embed", Inputs: []string{"c.weight", "x"}, Outputs: []string{"z"}}), Options{}, `tensor c.weight is shared by node "embed" (Gather) and, through other nodes, by layer c`},
 		"both ways": {node(&onnx.Node{Op: "Gemm", Name: "t", Inputs: []string{"x", "d.weight"}, Outputs: []string{"z"}, Attributes: []onnx.Attribute{onnx.IntAttr("transB", 1)}}), Options{}, "another layer transposed"},
 		"alpha":     {node(&onnx.Node{Op: "Gemm", Name: "t", Inputs: []string{"x", "d.weight"}, Outputs: []string{"z"}, Attributes: []onnx.Attribute{onnx.FloatAttr("alpha", 2)}}), Options{}, "scaled by alpha"},
 	}
@@ -256,4 +256,93 @@ func TestMergeONNXRefused(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestMergeONNXShared: a weight that an embedding reads too stays as it is, and
+// the adapted layer reads a new one.
+func TestMergeONNXShared(t *testing.T) {
+	for name, limit := range map[string]int64{"internal": 0, "external": 2800} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "base", "m.onnx")
+			if err := os.Mkdir(filepath.Dir(path), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			writeONNX(t, path, limit, func(e *onnx.Edit) {
+				e.AddNode(&onnx.Node{Op: "Gather", Name: "embed", Inputs: []string{"d.weight", "x"}, Outputs: []string{"z"}})
+				e.AddOutput(onnx.TensorInfo("d.weight", onnx.Double, 17, 13))
+			})
+			base := open(t, path)
+			updates := onnxUpdates()
+			out := filepath.Join(dir, "out")
+			rep := mustMerge(t, base, []Source{{Name: "a", Weight: 2, Updates: updates}}, Options{}, out)
+			if len(rep.Tensors) != 4 || rep.Copied != 2 || len(rep.Added) != 1 || rep.Added[0] != "d.weight.merged" || len(rep.Untied) != 2 {
+				t.Errorf("report %+v", rep)
+			}
+			merged := open(t, filepath.Join(out, "m.onnx"))
+			for _, u := range updates[:3] {
+				checkMerged(t, base, merged, u, 2)
+			}
+			if !bytes.Equal(tensorBytes(t, merged, "d.weight"), tensorBytes(t, base, "d.weight")) {
+				t.Error("the shared weight has changed")
+			}
+			if !bytes.Equal(tensorBytes(t, merged, "ints"), tensorBytes(t, base, "ints")) {
+				t.Error("another tensor has changed")
+			}
+			w, want := values(t, merged, "d.weight.merged"), values(t, base, "d.weight")
+			d, err := updates[3].Delta()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, x := range d.Dense() {
+				if diff := w[i] - want[i] - 2*x; diff > 1e-14 || diff < -1e-14 {
+					t.Fatalf("element %d is %v, want %v", i, w[i], want[i]+2*x)
+				}
+			}
+			m, err := onnx.Open(filepath.Join(out, "m.onnx"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			for i := range m.Graph.Nodes {
+				n := &m.Graph.Nodes[i]
+				if n.Name == "/enc/layer.3/dense/MatMul" && n.Inputs[1] != "d.weight.merged" || n.Name == "embed" && n.Inputs[0] != "d.weight" {
+					t.Errorf("%s reads %q", n.Name, n.Inputs)
+				}
+			}
+		})
+	}
+}
+
+// TestMergeONNXFaults makes every file operation fail: the output is whole or
+// not there.
+func TestMergeONNXFaults(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.onnx")
+	writeONNX(t, path, 2800, nil)
+	base := open(t, path)
+	src := []Source{{Name: "a", Weight: 1, Updates: onnxUpdates()}}
+	good := filepath.Join(t.TempDir(), "good")
+	mustMerge(t, base, src, Options{}, good)
+	want := tree(t, good)
+	for n := 1; ; n++ {
+		f := &atomicfile.Faults{Under: atomicfile.OS, FailAt: n}
+		out := filepath.Join(t.TempDir(), "out")
+		p, err := NewPlan(base, src, Options{Workers: 1, FS: f})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.Run(context.Background(), out, nil)
+		if f.Failed() == "" {
+			if err != nil || n < 10 {
+				t.Errorf("%v after %d operations", err, n)
+			}
+			return
+		}
+		if err == nil {
+			t.Errorf("operation %d (%s): no error", n, f.Failed())
+		}
+		if _, serr := os.Lstat(out); serr == nil {
+			sameTree(t, f.Failed(), tree(t, out), want)
+		}
+	}
 }

@@ -246,8 +246,10 @@ func (r *run) open() error {
 		if err := h.Truncate(f.size); err != nil {
 			return err
 		}
-		if _, err := h.WriteAt(f.header, 0); err != nil {
-			return err
+		for _, l := range append(f.literals, literal{0, f.header}) {
+			if _, err := h.WriteAt(l.bytes, l.at); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
