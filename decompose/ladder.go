@@ -51,10 +51,10 @@ func (l *ladder) reach(share float64) (int, bool) {
 
 // spread chooses a rung for every ladder, or -1 for none, so that the total
 // number of parameters is at most budget and the total squared error small: it
-// always takes the step with the largest fall of the error per parameter,
-// among all steps on the lower convex hull of a ladder. For convex ladders, as
-// those of singular values, no other choice of the same cost is better.
-// Whatever is left over goes to the largest single fall that it can pay.
+// always takes the step with the largest fall of the error per parameter that
+// the rest of the budget pays, over the lower convex hulls of the ladders. Where
+// they are convex, as those of singular values, no other choice is better until
+// a step is too large for the rest.
 func spread(ladders []*ladder, budget int64) []int {
 	at := make([]int, len(ladders))
 	for i := range at {
