@@ -68,7 +68,16 @@ func (p *Plan) checkONNX(m *onnx.Model, todo map[string]*planned) (split map[str
 		if len(t.updates) == 0 {
 			continue
 		}
-		shared, err := checkUses(m, name, t.updates[0].Site.Transposed, linears[name])
+		site := t.updates[0].Site
+		for _, u := range t.updates {
+			if u.Site.Module != site.Module {
+				return nil, fmt.Errorf("%s: %w: the layers %s and %s share tensor %s, so their updates cannot both be merged", p.base.Path(), ErrMismatch, site.Module, u.Site.Module, name)
+			}
+		}
+		if own := slices.DeleteFunc(slices.Clone(linears[name]), func(l onnx.Linear) bool { return l.Module != site.Module }); len(own) > 0 {
+			linears[name] = own
+		}
+		shared, err := checkUses(m, name, site.Transposed, linears[name])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w: %w", p.base.Path(), ErrMismatch, err)
 		}

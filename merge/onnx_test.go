@@ -234,7 +234,7 @@ func TestMergeONNXRefused(t *testing.T) {
 		"dtype":     {nil, Options{DType: tensor.BF16}, "leave out the dtype"},
 		"shards":    {nil, Options{MaxShardSize: 1}, "leave out the shard size"},
 		"undo":      {nil, Options{Reversible: true}, "keep the base"},
-		"shared":    {node(&onnx.Node{Op: "Gather", Name: "embed", Inputs: []string{"c.weight", "x"}, Outputs: []string{"z"}}), Options{}, `tensor c.weight is shared by node "embed" (Gather) and, through other nodes, by layer c`},
+		"shared":    {node(&onnx.Node{Op: "Gather", Name: "embed", Inputs: []string{"c.weight", "x"}, Outputs: []string{"z"}}), Options{}, `tensor c.weight is shared by node "embed" (Gather) and, through other nodes, by layer enc.layer.2.dense`},
 		"both ways": {node(&onnx.Node{Op: "Gemm", Name: "t", Inputs: []string{"x", "d.weight"}, Outputs: []string{"z"}, Attributes: []onnx.Attribute{onnx.IntAttr("transB", 1)}}), Options{}, "another layer transposed"},
 		"alpha":     {node(&onnx.Node{Op: "Gemm", Name: "t", Inputs: []string{"x", "d.weight"}, Outputs: []string{"z"}, Attributes: []onnx.Attribute{onnx.FloatAttr("alpha", 2)}}), Options{}, "scaled by alpha"},
 	}

@@ -17,8 +17,8 @@ var onnxNumber = regexp.MustCompile(`(?:^|\.)(\d+)(?:\.|$)`)
 // an adapter can go on. left names the others with the reason: quantised
 // weights, and weights that Gemm scales.
 //
-// Where several nodes use one weight in the same way there is one site, named
-// after the weight or the first node.
+// A module that is called several times is one site; modules that share a
+// weight are several.
 func ONNXSites(m *onnx.Model) (sites []adapter.Site, left []string) {
 	params := map[string]*onnx.Tensor{}
 	for i := range m.Graph.Initializers {
@@ -33,16 +33,16 @@ func ONNXSites(m *onnx.Model) (sites []adapter.Site, left []string) {
 	for i := range m.Graph.Outputs {
 		outputs[m.Graph.Outputs[i].Name] = true
 	}
-	seen := map[string]bool{}
+	seen := map[[2]string]bool{}
 	for _, l := range m.Linears() {
 		if l.Problem != "" {
 			left = append(left, l.Module+": "+l.Problem)
 			continue
 		}
-		if seen[l.Weight] {
+		if seen[[2]string{l.Weight, l.Module}] {
 			continue
 		}
-		seen[l.Weight] = true
+		seen[[2]string{l.Weight, l.Module}] = true
 		d := tensor.Invalid
 		if t := params[l.Weight]; t != nil {
 			d = t.Type.DType()

@@ -260,8 +260,9 @@ var (
 // exporter recorded, or the path that torch's exporter gives to nodes.
 func (f *finder) module(n *Node, l *Linear) string {
 	name := suffix.ReplaceAllString(l.Weight, "")
-	if m, ok := strings.CutSuffix(name, ".weight"); ok {
-		return m
+	own, ok := strings.CutSuffix(name, ".weight")
+	if ok && len(l.Shared) == 0 { // a shared weight may have another module's name
+		return own
 	}
 	if m, ok := strings.CutSuffix(l.Bias, ".bias"); ok {
 		return m
@@ -278,6 +279,9 @@ func (f *finder) module(n *Node, l *Linear) string {
 	if parts := strings.Split(strings.Trim(n.Name, "/"), "/"); len(parts) > 1 {
 		return strings.Join(parts[:len(parts)-1], ".")
 	}
+	if ok {
+		return own
+	}
 	if !anonymous.MatchString(name) {
 		return name
 	}
@@ -287,24 +291,30 @@ func (f *finder) module(n *Node, l *Linear) string {
 	return l.Weight
 }
 
-// distinct makes module names unique: layers that one weight serves, or that
-// have one scope, get the names of their nodes or outputs.
+// distinct makes module names of different weights differ: where exporters give
+// several one scope, they get the names of their nodes or outputs. A module
+// that is called several times keeps its name.
 func (f *finder) distinct(list []Linear) {
-	count := map[string]int{}
+	weights := map[string]string{}
+	clash := map[string]bool{}
 	for i := range list {
-		count[list[i].Module]++
+		l := &list[i]
+		if w, ok := weights[l.Module]; ok && w != l.Weight {
+			clash[l.Module] = true
+		}
+		weights[l.Module] = l.Weight
 	}
 	used := map[string]bool{}
 	for i := range list {
 		l := &list[i]
-		if count[l.Module] > 1 {
+		if clash[l.Module] {
 			n := &f.g.Nodes[l.Node]
 			id := strings.ReplaceAll(strings.Trim(n.Name, "/"), "/", ".")
 			if id == "" || used[id] {
 				id = l.Module + ":" + n.Outputs[0]
 			}
 			l.Module = id
+			used[id] = true
 		}
-		used[l.Module] = true
 	}
 }

@@ -60,7 +60,7 @@ func TestLinears(t *testing.T) {
 			[]Linear{{Module: "fc", Weight: "fc.weight_Q4", In: 3, Out: 2, Transposed: true, Problem: "quantised (MatMulNBits)"}}},
 		"two uses": {
 			[]func(*Edit){plain("w.weight", 3, 2), node(Node{Op: "MatMul", Name: "/a/MatMul", Outputs: out("y")}, "x", "w.weight"), node(Node{Op: "MatMul", Name: "/b/MatMul", Outputs: out("z")}, "x", "w.weight")},
-			[]Linear{{Module: "a.MatMul", Weight: "w.weight", In: 3, Out: 2, Shared: []int{1}}, {Node: 1, Module: "b.MatMul", Weight: "w.weight", In: 3, Out: 2, Shared: []int{0}}}},
+			[]Linear{{Module: "a", Weight: "w.weight", In: 3, Out: 2, Shared: []int{1}}, {Node: 1, Module: "b", Weight: "w.weight", In: 3, Out: 2, Shared: []int{0}}}},
 		"no weight": {
 			[]func(*Edit){node(Node{Op: "MatMul", Outputs: out("y")}, "x", "x")}, nil},
 		"weight on the left": {
