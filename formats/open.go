@@ -40,7 +40,7 @@ var codecs []Codec
 func Register(c Codec) { codecs = append(codecs, c) }
 
 // Open opens a checkpoint: a directory in Hugging Face layout, a .safetensors
-// file, or a model.safetensors.index.json.
+// file, a model.safetensors.index.json, or an .onnx model.
 func Open(path string) (*Checkpoint, error) { return OpenWith(path, OpenOptions{}) }
 
 // OpenWith is Open with options.

@@ -118,9 +118,6 @@ func (m *Model) Resolve(dir string) error {
 		if x.Offset > size || t.Bytes > size-x.Offset {
 			return t.external("its data end at byte %d of %s, which has %d", x.Offset+t.Bytes, x.Location, size)
 		}
-		if x.Length < 0 && size-x.Offset < t.Bytes {
-			return t.external("%s is too short", x.Location)
-		}
 		return nil
 	})
 }
