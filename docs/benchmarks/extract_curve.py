@@ -18,7 +18,7 @@ p.add_argument("--lsrsurgeon", default="lsrsurgeon")
 p.add_argument("--steps", type=int, default=40)
 a = p.parse_args()
 LORA = ["1", "2", "4", "8"]
-LSR = [("2x2", 4), ("2x2", 16), ("4x4", 8), ("4x4", 32), ("8x8", 16)]
+LSR = [("2x2", 4), ("2x2", 16), ("4x4", 8), ("4x4", 16)]
 
 
 def tune(out):
