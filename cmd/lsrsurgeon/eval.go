@@ -19,8 +19,8 @@ import (
 type evalOptions struct {
 	dataFlags
 	engineFlags
-	base, data, split, pool, out string
-	batch                        int
+	base, data, split, pool string
+	batch                   int
 }
 
 func (o *evalOptions) add(c *cobra.Command) {

@@ -49,7 +49,7 @@ func run(args []string, in io.Reader, out, errw io.Writer) int {
 	root.SetOut(out)
 	root.SetErr(errw)
 	if err := root.ExecuteContext(ctx); err != nil {
-		return a.report(err)
+		return a.report(flagRules(err))
 	}
 	return exitOK
 }
@@ -83,6 +83,17 @@ binary, no Python.` + "\n" + exitHelp,
 		newInspect(a), newInject(a), newTrain(a), newEval(a), newPredict(a), newMerge(a), newUnmerge(a), newConvert(a), newExtract(a), newCombine(a), newDiff(a), newBench(a), newDoctor(a), newDemo(a), newVersion(a),
 	)
 	return root
+}
+
+// flagRules turns cobra's own errors about required and exclusive flags, which
+// have no type, into usage errors.
+func flagRules(err error) error {
+	for _, start := range []string{"required flag(s)", "if any flags in the group", "at least one of the flags in the group"} {
+		if strings.HasPrefix(err.Error(), start) {
+			return &usageError{msg: err.Error()}
+		}
+	}
+	return err
 }
 
 // parent is the RunE of commands that only group others: without an argument
