@@ -142,13 +142,10 @@ func (in *instance) answer(ctx context.Context, name string, args ...uint64) ([]
 	return out, nil
 }
 
-// load gives the instance its tokenizer.
-func (in *instance) load(ctx context.Context, json []byte) (info, error) {
-	answer, err := in.request(ctx, "tk_load", json)
-	if err != nil {
-		return info{}, err
-	}
-	return readInfo(answer)
+// load gives the instance its tokenizer and returns what readInfo reads, valid
+// as request's answers are.
+func (in *instance) load(ctx context.Context, json []byte) ([]byte, error) {
+	return in.request(ctx, "tk_load", json)
 }
 
 // copyOf starts an instance in the state of src, which must be idle: it
@@ -160,17 +157,11 @@ func copyOf(ctx context.Context, m *module, src *instance) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	from, to := src.mod.Memory(), in.mod.Memory()
-	if have, want := to.Size(), from.Size(); have < want {
-		if _, ok := to.Grow((want - have) / wasmPage); !ok {
-			in.close()
-			return nil, fmt.Errorf("%w: no room for %d bytes", errTrapped, want)
-		}
-	}
+	from := src.mod.Memory()
 	state, ok := from.Read(0, from.Size())
-	if !ok || !to.Write(0, state) {
+	if !ok || !in.setMemory(state) {
 		in.close()
-		return nil, fmt.Errorf("%w: memory could not be copied", errTrapped)
+		return nil, fmt.Errorf("%w: its memory of %d bytes could not be copied", errTrapped, from.Size())
 	}
 	return in, nil
 }

@@ -31,6 +31,7 @@ const wasmPage = 64 << 10
 type module struct {
 	runtime  wazero.Runtime
 	compiled wazero.CompiledModule
+	stateDir string // of state files, "" without a cache directory
 }
 
 // moduleKey is what a compiled module depends on.
@@ -68,6 +69,9 @@ func compiledModule(ctx context.Context, key moduleKey) (*module, error) {
 		sum := sha256.Sum256(moduleGzip)
 		dir := filepath.Join(key.cacheDir, "tokenizers-"+hex.EncodeToString(sum[:6]))
 		m, err = compileCached(ctx, wasm, dir, key.memoryPages)
+		if err == nil {
+			m.stateDir = filepath.Join(key.cacheDir, "tokenizer-states-"+hex.EncodeToString(sum[:6]))
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("compile the tokenizer module: %w", err)

@@ -83,16 +83,31 @@ func FromJSON(b []byte, o Options) (*Tokenizer, error) {
 	return t, nil
 }
 
-// start makes an instance from the tokenizer.json.
+// start makes an instance from the tokenizer.json, or from the state that an
+// earlier one left.
 func (t *Tokenizer) start(ctx context.Context) (*instance, info, error) {
+	path := t.module.statePath(t.json)
+	if path != "" {
+		if in, about, ok := restore(ctx, t.module, path); ok {
+			return in, about, nil
+		}
+	}
 	in, err := newInstance(ctx, t.module)
 	if err != nil {
 		return nil, info{}, err
 	}
-	about, err := in.load(ctx, t.json)
+	answer, err := in.load(ctx, t.json)
 	if err != nil {
 		in.close()
 		return nil, info{}, fmt.Errorf("not a tokenizer that can be loaded: %w", err)
+	}
+	about, err := readInfo(answer)
+	if err != nil {
+		in.close()
+		return nil, info{}, err
+	}
+	if path != "" {
+		in.keep(path, answer)
 	}
 	return in, about, nil
 }

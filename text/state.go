@@ -1,0 +1,133 @@
+package text
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Loading a large vocabulary takes a second; the memory of the instance that has
+// loaded it can be kept and put back in a fraction of that. A state file holds
+//
+//	magic, CRC-32C of the rest, length of the answer of tk_load, the answer, the memory
+//
+// and is named after the hash of the tokenizer.json, in a directory named after that
+// of the module. A file that is damaged, too large or from elsewhere is not
+// used: then the tokenizer is loaded as if there were none.
+const (
+	stateMagic  = "LSRTOKS1"
+	stateHeader = len(stateMagic) + 4 + 4
+	// maxState bounds one file, maxStates their number: the least recently
+	// used ones go first.
+	maxState  = 256 << 20
+	maxStates = 8
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// statePath is the state file of a tokenizer.json, "" without a cache.
+func (m *module) statePath(json []byte) string {
+	if m.stateDir == "" {
+		return ""
+	}
+	sum := sha256.Sum256(json)
+	return filepath.Join(m.stateDir, hex.EncodeToString(sum[:16])+".state")
+}
+
+// restore starts an instance from a state file.
+func restore(ctx context.Context, m *module, path string) (*instance, info, bool) {
+	b, err := os.ReadFile(path)
+	if err != nil || len(b) < stateHeader || string(b[:len(stateMagic)]) != stateMagic {
+		return nil, info{}, false
+	}
+	body := b[len(stateMagic)+4:]
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[len(stateMagic):]) {
+		return nil, info{}, false
+	}
+	n := int64(binary.LittleEndian.Uint32(body))
+	if n > int64(len(body)-4) {
+		return nil, info{}, false
+	}
+	about, err := readInfo(body[4 : 4+n])
+	if err != nil {
+		return nil, info{}, false
+	}
+	in, err := newInstance(ctx, m)
+	if err != nil {
+		return nil, info{}, false
+	}
+	if !in.setMemory(body[4+n:]) {
+		in.close()
+		return nil, info{}, false
+	}
+	now := time.Now()
+	_ = os.Chtimes(path, now, now) // its age only decides which file goes first
+	return in, about, true
+}
+
+// setMemory makes the instance's memory what an idle instance's was.
+func (in *instance) setMemory(state []byte) bool {
+	to := in.mod.Memory()
+	if len(state)%wasmPage != 0 || int64(len(state)) < int64(to.Size()) {
+		return false
+	}
+	if more := (uint32(len(state)) - to.Size()) / wasmPage; more > 0 {
+		if _, ok := to.Grow(more); !ok {
+			return false
+		}
+	}
+	return to.Write(0, state)
+}
+
+// keep writes the state of an instance that has just loaded its tokenizer. What
+// cannot be written costs the next process its time to load.
+func (in *instance) keep(path string, answer []byte) {
+	memory, ok := in.mod.Memory().Read(0, in.mod.Memory().Size())
+	if !ok || len(memory) > maxState {
+		return
+	}
+	b := make([]byte, 0, stateHeader+len(answer)+len(memory))
+	b = append(b, stateMagic...)
+	b = append(b, 0, 0, 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(answer)))
+	b = append(b, answer...)
+	b = append(b, memory...)
+	binary.LittleEndian.PutUint32(b[len(stateMagic):], crc32.Checksum(b[len(stateMagic)+4:], castagnoli))
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return
+	}
+	writeWhole(path, b)
+	dropOldStates(filepath.Dir(path))
+}
+
+// dropOldStates removes all but the most recently used files.
+func dropOldStates(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	type file struct {
+		path string
+		used time.Time
+	}
+	var files []file
+	for _, e := range entries {
+		if i, err := e.Info(); err == nil && filepath.Ext(e.Name()) == ".state" {
+			files = append(files, file{filepath.Join(dir, e.Name()), i.ModTime()})
+		}
+	}
+	slices.SortFunc(files, func(a, b file) int { return cmp.Compare(b.used.UnixNano(), a.used.UnixNano()) })
+	for _, f := range files[min(len(files), maxStates):] {
+		if err := os.Remove(f.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return // another process's files, or a read-only directory
+		}
+	}
+}
