@@ -284,5 +284,5 @@ func TestPythonLive(t *testing.T) {
 	}
 	g := readGolden(t, out)
 	t.Logf("tokenizers %s, transformers %s", g.Tokenizers, g.Transformers)
-	compareGolden(t, g, true)
+	compareGolden(t, g, *goldenAll)
 }
