@@ -1,6 +1,7 @@
 package text
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,11 +20,24 @@ func Load(dir string, o Options) (*Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, doc, err := findVocab(dir, c)
-	if err != nil {
+	path := filepath.Join(dir, "tokenizer.json")
+	doc, err := os.ReadFile(path)
+	var t *Tokenizer
+	switch {
+	case err == nil:
+		t, err = FromJSON(doc, o)
+	case errors.Is(err, fs.ErrNotExist):
+		if path, err = vocabFile(dir); err != nil {
+			return nil, err
+		}
+		var key [sha256.Size]byte
+		if key, err = filesKey(dir); err != nil {
+			return nil, err
+		}
+		t, err = fromSource(key, func() ([]byte, error) { return vocabJSON(dir, path, c) }, o)
+	default:
 		return nil, err
 	}
-	t, err := FromJSON(doc, o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", path, ErrMalformed, err)
 	}
@@ -31,44 +45,54 @@ func Load(dir string, o Options) (*Tokenizer, error) {
 	return t, nil
 }
 
-// findVocab returns the first file that Load knows, and the tokenizer.json
-// that it is or becomes.
-func findVocab(dir string, c *config) (path string, doc []byte, err error) {
-	path = filepath.Join(dir, "tokenizer.json")
-	doc, err = os.ReadFile(path)
-	if err == nil {
-		return path, doc, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", nil, err
-	}
-	path = filepath.Join(dir, "vocab.txt")
-	b, err := os.ReadFile(path)
-	if err == nil {
-		if doc, err = wordPieceJSON(b, c); err != nil {
-			return "", nil, fmt.Errorf("%s: %w: %w", path, ErrMalformed, err)
+// vocabFile returns the vocabulary that a tokenizer.json is made of.
+func vocabFile(dir string) (string, error) {
+	for _, name := range []string{"vocab.txt", "vocab.json"} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
 		}
-		return path, doc, nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", nil, err
-	}
-	path = filepath.Join(dir, "vocab.json")
-	b, err = os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil, missing(dir)
-	}
+	return "", missing(dir)
+}
+
+// vocabJSON makes a tokenizer.json of a vocabulary and the files beside it.
+func vocabJSON(dir, path string, c *config) ([]byte, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", nil, err
+		return nil, err
+	}
+	if filepath.Base(path) == "vocab.txt" {
+		return wordPieceJSON(b, c)
 	}
 	merges, err := os.ReadFile(filepath.Join(dir, "merges.txt"))
 	if err != nil {
-		return "", nil, fmt.Errorf("%s needs its merges: %w", path, err)
+		return nil, fmt.Errorf("it needs its merges: %w", err)
 	}
-	if doc, err = byteLevelJSON(b, merges, c); err != nil {
-		return "", nil, fmt.Errorf("%s: %w: %w", path, ErrMalformed, err)
+	return byteLevelJSON(b, merges, c)
+}
+
+// sourceFiles are all files that a tokenizer without tokenizer.json is made of.
+var sourceFiles = []string{"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab.txt", "vocab.json", "merges.txt"}
+
+// filesKey hashes names and contents of the source files.
+func filesKey(dir string) (key [sha256.Size]byte, err error) {
+	h := sha256.New()
+	for _, name := range sourceFiles {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return key, err
+		}
+		fmt.Fprintf(h, "%s %d\n", name, len(b))
+		h.Write(b)
 	}
-	return path, doc, nil
+	h.Sum(key[:0])
+	return key, nil
 }
 
 // missing says what was looked for, and what to do with a file that is there

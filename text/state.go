@@ -19,8 +19,8 @@ import (
 //
 //	magic, CRC-32C of the rest, length of the answer of tk_load, the answer, the memory
 //
-// and is named after the hash of the tokenizer.json, in a directory named after that
-// of the module. A file that is damaged, too large or from elsewhere is not
+// and is named after the hash of the tokenizer.json, or of the vocabulary and all files
+// beside it that it is made of, in a directory named after the hash of the module. A file that is damaged, too large or from elsewhere is not
 // used: then the tokenizer is loaded as if there were none.
 const (
 	stateMagic  = "LSRTOKS1"
@@ -33,13 +33,12 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// statePath is the state file of a tokenizer.json, "" without a cache.
-func (m *module) statePath(json []byte) string {
+// statePath is the state file of a key, "" without a cache.
+func (m *module) statePath(key [sha256.Size]byte) string {
 	if m.stateDir == "" {
 		return ""
 	}
-	sum := sha256.Sum256(json)
-	return filepath.Join(m.stateDir, hex.EncodeToString(sum[:16])+".state")
+	return filepath.Join(m.stateDir, hex.EncodeToString(key[:16])+".state")
 }
 
 // restore starts an instance from a state file.

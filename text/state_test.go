@@ -94,3 +94,36 @@ func TestOldStatesGo(t *testing.T) {
 		t.Errorf("%d states are left, want %d (%v)", len(left), maxStates, err)
 	}
 }
+
+// TestStateKey wants every file that a tokenizer is made of to count: with
+// another configuration the kept state is not used.
+func TestStateKey(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nHi\nhi\n", "config.json": `{"model_type": "bert"}`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cache := t.TempDir()
+	encode := func(config string) []int32 {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k, err := Load(dir, Options{CacheDir: cache, Workers: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		e, err := k.Encode("Hi", EncodeOptions{NoSpecialTokens: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.IDs
+	}
+	for range 2 { // loaded, then from the state
+		if lower, cased := encode(`{"do_lower_case": true}`), encode(`{"do_lower_case": false}`); !slices.Equal(lower, []int32{6}) || !slices.Equal(cased, []int32{5}) {
+			t.Errorf("lower-cased %v, cased %v", lower, cased)
+		}
+	}
+}
