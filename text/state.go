@@ -42,29 +42,30 @@ func (m *module) statePath(key [sha256.Size]byte) string {
 }
 
 // restore starts an instance from a state file.
-func restore(ctx context.Context, m *module, path string) (*instance, info, bool) {
-	b, err := os.ReadFile(path)
-	if err != nil || len(b) < stateHeader || string(b[:len(stateMagic)]) != stateMagic {
-		return nil, info{}, false
-	}
-	body := b[len(stateMagic)+4:]
-	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[len(stateMagic):]) {
-		return nil, info{}, false
-	}
-	n := int64(binary.LittleEndian.Uint32(body))
-	if n > int64(len(body)-4) {
-		return nil, info{}, false
-	}
-	about, err := readInfo(body[4 : 4+n])
-	if err != nil {
-		return nil, info{}, false
-	}
-	in, err := newInstance(ctx, m)
-	if err != nil {
-		return nil, info{}, false
-	}
-	if !in.setMemory(body[4+n:]) {
-		in.close()
+func restore(ctx context.Context, m *module, path string) (in *instance, about info, ok bool) {
+	ok = readState(path, func(b []byte) bool {
+		body := b[len(stateMagic)+4:]
+		if string(b[:len(stateMagic)]) != stateMagic || crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[len(stateMagic):]) {
+			return false
+		}
+		n := int64(binary.LittleEndian.Uint32(body))
+		if n > int64(len(body)-4) {
+			return false
+		}
+		var err error
+		if about, err = readInfo(body[4 : 4+n]); err != nil {
+			return false
+		}
+		if in, err = newInstance(ctx, m); err != nil {
+			return false
+		}
+		if !in.setMemory(body[4+n:]) {
+			in.close()
+			return false
+		}
+		return true
+	})
+	if !ok {
 		return nil, info{}, false
 	}
 	now := time.Now()
