@@ -1,7 +1,6 @@
 package text
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,11 +29,9 @@ func Load(dir string, o Options) (*Tokenizer, error) {
 		if path, err = vocabFile(dir); err != nil {
 			return nil, err
 		}
-		var key [sha256.Size]byte
-		if key, err = filesKey(dir); err != nil {
-			return nil, err
+		if doc, err = vocabJSON(dir, path, c); err == nil {
+			t, err = FromJSON(doc, o)
 		}
-		t, err = fromSource(key, func() ([]byte, error) { return vocabJSON(dir, path, c) }, o)
 	default:
 		return nil, err
 	}
@@ -72,27 +69,6 @@ func vocabJSON(dir, path string, c *config) ([]byte, error) {
 		return nil, fmt.Errorf("it needs its merges: %w", err)
 	}
 	return byteLevelJSON(b, merges, c)
-}
-
-// sourceFiles are all files that a tokenizer without tokenizer.json is made of.
-var sourceFiles = []string{"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab.txt", "vocab.json", "merges.txt"}
-
-// filesKey hashes names and contents of the source files.
-func filesKey(dir string) (key [sha256.Size]byte, err error) {
-	h := sha256.New()
-	for _, name := range sourceFiles {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return key, err
-		}
-		fmt.Fprintf(h, "%s %d\n", name, len(b))
-		h.Write(b)
-	}
-	h.Sum(key[:0])
-	return key, nil
 }
 
 // missing says what was looked for, and what to do with a file that is there
