@@ -73,6 +73,18 @@ func (c *config) addedTokens(vocab map[string]int32) []addedToken {
 	return all
 }
 
+// states reports whether the configuration files name a token, which then is
+// one of the tokenizer's.
+func (c *config) states(token string) bool {
+	is := func(a addedToken) bool { return a.Content == token }
+	for _, r := range c.roles {
+		if r != nil && is(*r) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.added, is) || slices.ContainsFunc(c.extra, is)
+}
+
 // idOf returns the id of the token with a role, for a post-processor.
 func (c *config) idOf(key string, added []addedToken) (string, int32, error) {
 	token := c.roles[key]

@@ -63,7 +63,11 @@ func byteLevelJSON(vocabJSON, mergesText []byte, c *config) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("merges.txt: %w", err)
 	}
-	kind, err := c.byteLevelKind(vocab)
+	has := func(token string) bool {
+		_, ok := vocab[token]
+		return ok || c.states(token)
+	}
+	kind, err := c.byteLevelKind(has)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +107,7 @@ func byteLevel(prefixSpace, regex bool) object {
 
 // byteLevelKind chooses the family by tokenizer class, then by model type,
 // then by the tokens that only one family has.
-func (c *config) byteLevelKind(vocab map[string]int32) (byteLevelKind, error) {
+func (c *config) byteLevelKind(has func(string) bool) (byteLevelKind, error) {
 	family := c.family()
 	if kind, ok := byteLevelFamilies[family]; ok {
 		return kind, nil
@@ -111,16 +115,8 @@ func (c *config) byteLevelKind(vocab map[string]int32) (byteLevelKind, error) {
 	if family != "" {
 		return 0, fmt.Errorf("vocab.json of the family %q is not known; save the tokenizer as tokenizer.json", family)
 	}
-	has := func(tokens ...string) bool {
-		for _, token := range tokens {
-			if _, ok := vocab[token]; !ok {
-				return false
-			}
-		}
-		return true
-	}
 	switch {
-	case has("<s>", "</s>", "<mask>"):
+	case has("<s>") && has("</s>") && has("<mask>"):
 		return robertaKind, nil
 	case has("<|endoftext|>"):
 		return gpt2Kind, nil

@@ -2,11 +2,7 @@ package text
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 )
@@ -37,19 +33,19 @@ type config struct {
 // readConfig reads the files in dir, all of them optional. Precedence follows
 // transformers 5: special_tokens_map.json and added_tokens.json count only
 // where tokenizer_config.json has no added_tokens_decoder.
-func readConfig(dir string) (*config, error) {
+func readConfig(s *sources) (*config, error) {
 	c := &config{fields: map[string]json.RawMessage{}, roles: map[string]*addedToken{}}
-	if err := readJSON(filepath.Join(dir, "tokenizer_config.json"), &c.fields); err != nil {
+	if err := s.json("tokenizer_config.json", &c.fields); err != nil {
 		return nil, err
 	}
 	var model struct {
 		ModelType string `json:"model_type"`
 	}
-	if err := readJSON(filepath.Join(dir, "config.json"), &model); err != nil {
+	if err := s.json("config.json", &model); err != nil {
 		return nil, err
 	}
 	c.modelType = model.ModelType
-	path := filepath.Join(dir, "tokenizer_config.json")
+	path := s.path("tokenizer_config.json")
 	if err := c.field("tokenizer_class", &c.class); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -62,7 +58,7 @@ func readConfig(dir string) (*config, error) {
 		}
 		return c, nil
 	}
-	return c, c.readLegacy(dir)
+	return c, c.readLegacy(s)
 }
 
 // readDecoder reads added_tokens_decoder, from ids to tokens.
@@ -93,17 +89,16 @@ func (c *config) readDecoder(raw json.RawMessage) error {
 }
 
 // readLegacy reads special_tokens_map.json and added_tokens.json.
-func (c *config) readLegacy(dir string) error {
-	path := filepath.Join(dir, "special_tokens_map.json")
+func (c *config) readLegacy(s *sources) error {
 	var tokens map[string]json.RawMessage
-	if err := readJSON(path, &tokens); err != nil {
+	if err := s.json("special_tokens_map.json", &tokens); err != nil {
 		return err
 	}
 	if err := c.readTokens(tokens); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", s.path("special_tokens_map.json"), err)
 	}
 	var ids map[string]int32
-	if err := readJSON(filepath.Join(dir, "added_tokens.json"), &ids); err != nil {
+	if err := s.json("added_tokens.json", &ids); err != nil {
 		return err
 	}
 	special := map[string]bool{}
@@ -187,21 +182,6 @@ func (c *config) field(key string, v any) error {
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		return fmt.Errorf("%s: %w", key, err)
-	}
-	return nil
-}
-
-// readJSON reads a file that may be absent.
-func readJSON(path string, v any) error {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }

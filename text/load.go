@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Load reads the tokenizer of a model's directory: tokenizer.json, or else
@@ -15,39 +16,43 @@ import (
 // special_tokens_map.json, added_tokens.json and config.json, where they
 // exist, and builds what transformers 5 builds from the same files.
 func Load(dir string, o Options) (*Tokenizer, error) {
-	c, err := readConfig(dir)
+	files, err := readSources(dir, configFiles)
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "tokenizer.json")
+	c, err := readConfig(files)
+	if err != nil {
+		return nil, err
+	}
+	path := files.path("tokenizer.json")
 	doc, err := os.ReadFile(path)
-	var t *Tokenizer
-	switch {
-	case err == nil:
-		t, err = FromJSON(doc, o)
-	case errors.Is(err, fs.ErrNotExist):
-		if path, err = vocabFile(dir); err != nil {
-			return nil, err
+	if err == nil {
+		t, err := FromJSON(doc, o)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w: %w", path, ErrMalformed, err)
 		}
-		if doc, err = vocabJSON(dir, path, c); err == nil {
-			t, err = FromJSON(doc, o)
-		}
-	default:
+		t.applySpecial(c)
+		return t, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	vocab, err := vocabFile(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, ErrMalformed, err)
+		return nil, err
 	}
-	t.applySpecial(c)
+	t, err := fromVocab(dir, vocab, c, o)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", files.path(vocab), ErrMalformed, err)
+	}
 	return t, nil
 }
 
-// vocabFile returns the vocabulary that a tokenizer.json is made of.
+// vocabFile names the vocabulary that a tokenizer.json is made of.
 func vocabFile(dir string) (string, error) {
 	for _, name := range []string{"vocab.txt", "vocab.json"} {
-		path := filepath.Join(dir, name)
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return name, nil
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
@@ -55,20 +60,49 @@ func vocabFile(dir string) (string, error) {
 	return "", missing(dir)
 }
 
-// vocabJSON makes a tokenizer.json of a vocabulary and the files beside it.
-func vocabJSON(dir, path string, c *config) ([]byte, error) {
-	b, err := os.ReadFile(path)
+// fromVocab makes a Tokenizer of a vocabulary and the files beside it.
+func fromVocab(dir, vocab string, c *config, o Options) (*Tokenizer, error) {
+	files, err := readSources(dir, append(slices.Clone(configFiles), vocab, "merges.txt"))
 	if err != nil {
 		return nil, err
 	}
-	if filepath.Base(path) == "vocab.txt" {
-		return wordPieceJSON(b, c)
-	}
-	merges, err := os.ReadFile(filepath.Join(dir, "merges.txt"))
+	t, err := fromSource(files.key(), func() ([]byte, error) { return vocabJSON(files, vocab, c) }, o)
 	if err != nil {
-		return nil, fmt.Errorf("it needs its merges: %w", err)
+		return nil, err
 	}
-	return byteLevelJSON(b, merges, c)
+	// A tokenizer that came from a kept state has not made its document,
+	// which settles the roles as well.
+	if err := c.settle(vocab, t.has); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	t.applySpecial(c)
+	return t, nil
+}
+
+// vocabJSON makes a tokenizer.json of a vocabulary and the files beside it.
+func vocabJSON(files *sources, vocab string, c *config) ([]byte, error) {
+	if vocab == "vocab.txt" {
+		return wordPieceJSON(files.content[vocab], c)
+	}
+	merges, ok := files.content["merges.txt"]
+	if !ok {
+		return nil, errors.New("it needs merges.txt beside it")
+	}
+	return byteLevelJSON(files.content[vocab], merges, c)
+}
+
+// settle completes the roles with the defaults of the family, which has, the
+// test for a token in the vocabulary, helps to find.
+func (c *config) settle(vocab string, has func(string) bool) error {
+	if vocab == "vocab.txt" {
+		c.fill(bertDefaults)
+		return nil
+	}
+	kind, err := c.byteLevelKind(has)
+	if err == nil {
+		c.fill(byteLevelDefaults[kind])
+	}
+	return err
 }
 
 // missing says what was looked for, and what to do with a file that is there

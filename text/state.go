@@ -19,8 +19,8 @@ import (
 //
 //	magic, CRC-32C of the rest, length of the answer of tk_load, the answer, the memory
 //
-// and is named after the hash of the tokenizer.json, in a directory named after that
-// of the module. A file that is damaged, too large or from elsewhere is not
+// and is named after the hash of the tokenizer.json, or of the files that one is made
+// of, in a directory named after the hash of the module. A file that is damaged, too large or from elsewhere is not
 // used: then the tokenizer is loaded as if there were none.
 const (
 	stateMagic  = "LSRTOKS1"

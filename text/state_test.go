@@ -1,6 +1,8 @@
 package text
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,6 +126,74 @@ func TestStateKey(t *testing.T) {
 	for range 2 { // loaded, then from the state
 		if lower, cased := encode(`{"do_lower_case": true}`), encode(`{"do_lower_case": false}`); !slices.Equal(lower, []int32{6}) || !slices.Equal(cased, []int32{5}) {
 			t.Errorf("lower-cased %v, cased %v", lower, cased)
+		}
+	}
+}
+
+// TestStateSettles wants the roles of a tokenizer that was started from a kept
+// state to be those of the one that was made: also where the defaults of the
+// family give them and no document is made.
+func TestStateSettles(t *testing.T) {
+	cache := t.TempDir()
+	for _, kind := range []string{"bert-uncased", "gpt2", "roberta", "qwen2"} {
+		for _, bare := range []bool{false, true} {
+			dir := filepath.Join("testdata", "small", kind)
+			if bare && kind != "qwen2" { // which cannot be told without a configuration
+				dir = t.TempDir()
+				for _, name := range []string{"vocab.txt", "vocab.json", "merges.txt"} {
+					if b, err := os.ReadFile(filepath.Join("testdata", "small", kind, name)); err == nil {
+						if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			load := func() Special {
+				t.Helper()
+				k, err := Load(dir, Options{CacheDir: cache, Workers: 1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer k.Close()
+				return k.Special()
+			}
+			if made, kept := load(), load(); made != kept {
+				t.Errorf("%s, bare %v: %+v made, %+v from the state", kind, bare, made, kept)
+			}
+		}
+	}
+}
+
+// TestDocumentVersion fails when other documents are made of the same files:
+// then states that earlier versions kept must not be used, so documentVersion
+// goes up and the sums here are replaced by those that this test prints.
+func TestDocumentVersion(t *testing.T) {
+	sums := map[string]string{
+		"bert-uncased": "1 3450f9ede4dc0ae6d54d98a0fac307ec31eff57688cb0b17e849ead708daf077",
+		"gpt2":         "1 9bc003ac8c343c44572bdc17c8a64cdd90bbfa5ff50fc7d0db5962ed152bf896",
+		"roberta":      "1 d68ca97e403547e1a56e6643058e52d591c7be478b247f2c4d75ea4ae9b6eab1",
+		"qwen2":        "1 bcf54f292a5e33b6e1b1c5ad14a4f8925cd26a6f9f90e706dde2ad1cc285a184",
+	}
+	for kind, want := range sums {
+		dir := filepath.Join("testdata", "small", kind)
+		vocab, err := vocabFile(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := readSources(dir, append(slices.Clone(configFiles), vocab, "merges.txt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := readConfig(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc, err := vocabJSON(files, vocab, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%d %x", documentVersion, sha256.Sum256(doc)); got != want {
+			t.Errorf("%s: %q", kind, got)
 		}
 	}
 }

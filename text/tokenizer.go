@@ -39,7 +39,8 @@ type Options struct {
 // goroutines at once.
 type Tokenizer struct {
 	module  *module
-	json    []byte // kept to start again after a trap
+	key     [sha256.Size]byte      // of what the tokenizer is made of: names its state
+	source  func() ([]byte, error) // its tokenizer.json, to start, also again after a trap
 	info    info
 	special Special
 
@@ -55,6 +56,13 @@ type Tokenizer struct {
 
 // FromJSON makes a Tokenizer of the contents of a tokenizer.json.
 func FromJSON(b []byte, o Options) (*Tokenizer, error) {
+	b = slices.Clone(b)
+	return fromSource(sha256.Sum256(b), func() ([]byte, error) { return b, nil }, o)
+}
+
+// fromSource makes a Tokenizer of the tokenizer.json that source returns. It is
+// asked only where no state is kept under key.
+func fromSource(key [sha256.Size]byte, source func() ([]byte, error), o Options) (*Tokenizer, error) {
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
@@ -69,7 +77,8 @@ func FromJSON(b []byte, o Options) (*Tokenizer, error) {
 	}
 	t := &Tokenizer{
 		module: m,
-		json:   slices.Clone(b),
+		key:    key,
+		source: source,
 		slots:  make(chan *instance, o.Workers),
 		done:   make(chan struct{}),
 		total:  1,
@@ -87,17 +96,21 @@ func FromJSON(b []byte, o Options) (*Tokenizer, error) {
 // start makes an instance from the tokenizer.json, or from the state that an
 // earlier one left.
 func (t *Tokenizer) start(ctx context.Context) (*instance, info, error) {
-	path := t.module.statePath(sha256.Sum256(t.json))
+	path := t.module.statePath(t.key)
 	if path != "" {
 		if in, about, ok := restore(ctx, t.module, path); ok {
 			return in, about, nil
 		}
 	}
+	doc, err := t.source()
+	if err != nil {
+		return nil, info{}, err
+	}
 	in, err := newInstance(ctx, t.module)
 	if err != nil {
 		return nil, info{}, err
 	}
-	answer, err := in.load(ctx, t.json)
+	answer, err := in.load(ctx, doc)
 	if err != nil {
 		in.close()
 		return nil, info{}, fmt.Errorf("not a tokenizer that can be loaded: %w", err)
@@ -390,6 +403,11 @@ func (t *Tokenizer) TokenToID(token string) (int32, bool) {
 		return 0, false
 	}
 	return int32(id), true
+}
+
+func (t *Tokenizer) has(token string) bool {
+	_, ok := t.TokenToID(token)
+	return ok
 }
 
 // IDToToken returns the token of an id as the vocabulary spells it, and
