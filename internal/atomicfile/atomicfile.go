@@ -51,13 +51,15 @@ type File struct {
 	done        bool
 }
 
-// Create starts a file that takes the place of final on Commit.
+// Create starts a file that takes the place of final on Commit. It gets the
+// permissions of the file that it replaces, else perm.
 func Create(final string, perm os.FileMode) (*File, error) { return CreateFS(OS, final, perm) }
 
 // CreateFS is Create on a given file system.
 func CreateFS(fsys FS, final string, perm os.FileMode) (*File, error) {
 	final = filepath.Clean(final)
-	if st, err := os.Lstat(final); err == nil && st.IsDir() {
+	st, err := os.Lstat(final)
+	if err == nil && st.IsDir() {
 		return nil, fmt.Errorf("%s is a directory, not a file", final)
 	}
 	Sweep(fsys, final)
@@ -66,7 +68,14 @@ func CreateFS(fsys FS, final string, perm os.FileMode) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &File{Handle: h, fs: fsys, temp: temp, final: final}, nil
+	f := &File{Handle: h, fs: fsys, temp: temp, final: final}
+	if st != nil && st.Mode().IsRegular() {
+		if err := h.Chmod(st.Mode().Perm()); err != nil {
+			f.Abort()
+			return nil, err
+		}
+	}
+	return f, nil
 }
 
 // Commit syncs the file, closes it and gives it its name. After an error

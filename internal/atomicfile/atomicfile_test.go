@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -228,6 +229,120 @@ func faultRun(t *testing.T, f *Faults, old, twoSteps bool) bool {
 	return true
 }
 
+// unlocked are the names without those of locks.
+func unlocked(t *testing.T, dir string) []string {
+	return slices.DeleteFunc(names(t, dir), func(n string) bool { return strings.HasSuffix(n, lockSuffix) })
+}
+
+// TestResume: the directory of a process that died goes on, if it is accepted.
+func TestResume(t *testing.T) {
+	final := filepath.Join(t.TempDir(), "out")
+	f := &Faults{Under: OS, FailAt: 4, Crash: true} // mkdir, create, write, close
+	d, err := NewDirFS(f, final, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.WriteFile("half", 0o644, func(w io.Writer) error { _, err := io.WriteString(w, "half"); return err }); !errors.Is(err, ErrFault) {
+		t.Fatalf("got %v", err)
+	}
+	d.Abort() // as if dead: nothing is removed
+	d, err = ResumeDirFS(OS, final, false, func(temp string) bool { return read(t, filepath.Join(temp, "half")) == "half" })
+	if err != nil || !d.Resumed() {
+		t.Fatalf("resumed %v, %v", d.Resumed(), err)
+	}
+	if _, err := ResumeDirFS(OS, final, false, func(string) bool { t.Error("asked for a living one"); return true }); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second one at the same time: %v", err)
+	}
+	h, err := d.Open("half")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteAt([]byte("done"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.Leave()
+	d, err = ResumeDirFS(OS, final, false, func(temp string) bool { return read(t, filepath.Join(temp, "half")) == "done" })
+	if err != nil || !d.Resumed() {
+		t.Fatalf("resumed %v, %v", d.Resumed(), err)
+	}
+	if err := d.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if read(t, filepath.Join(final, "half")) != "done" || len(names(t, filepath.Dir(final))) != 1 {
+		t.Errorf("after Commit: %v", names(t, filepath.Dir(final)))
+	}
+	f = &Faults{Under: OS, FailAt: 2, Crash: true}
+	d, err = NewDirFS(f, final+"2", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Abort()
+	if d, err = ResumeDirFS(OS, final+"2", false, func(string) bool { return false }); err != nil || d.Resumed() {
+		t.Fatalf("resumed what was not accepted: %v", err)
+	}
+	if got := unlocked(t, filepath.Dir(final)); len(got) != 2 {
+		t.Errorf("what was not accepted is left: %v", got)
+	}
+	d.Abort()
+}
+
+// TestModes: what is replaced keeps its permissions.
+func TestModes(t *testing.T) {
+	root := t.TempDir()
+	dir, file := filepath.Join(root, "out"), filepath.Join(root, "f")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := NewDir(dir, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteFile(file, 0o666, func(w io.Writer) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{dir: 0o700, file: 0o600} {
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", path, st.Mode(), err)
+		}
+	}
+}
+
+// TestOpenWrite: nothing is written through links or to a file with other
+// names.
+func TestOpenWrite(t *testing.T) {
+	root := t.TempDir()
+	file, link, hard := filepath.Join(root, "f"), filepath.Join(root, "l"), filepath.Join(root, "h")
+	write(t, file, "x")
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	h, err := OS.OpenWrite(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OS.OpenWrite(link); !errors.Is(err, ErrShared) {
+		t.Errorf("a symbolic link: %v", err)
+	}
+	if err := os.Link(file, hard); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OS.OpenWrite(file); !errors.Is(err, ErrShared) {
+		t.Errorf("a hard link: %v", err)
+	}
+}
+
 // TestSweep kills a real process in the middle of its work.
 func TestSweep(t *testing.T) {
 	root := t.TempDir()
@@ -245,12 +360,15 @@ func TestSweep(t *testing.T) {
 	if err != nil || !strings.HasPrefix(line, "ready ") {
 		t.Fatalf("%q %v", line, err)
 	}
-	if got := names(t, root); len(got) != 1 || !IsTemp(got[0]) {
+	if got := unlocked(t, root); len(got) != 1 || !IsTemp(got[0]) {
 		t.Fatalf("victim made %v", got)
 	}
 	Sweep(OS, final)
-	if len(names(t, root)) != 1 {
+	if len(unlocked(t, root)) != 1 {
 		t.Fatal("the temporary of a living process was removed")
+	}
+	if _, err := NewDir(final, false); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("process %d on ", c.Process.Pid)) {
+		t.Errorf("a second writer: %v", err)
 	}
 	_ = c.Process.Kill()
 	_ = c.Wait() // killed: its state says nothing new
@@ -258,7 +376,7 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := names(t, root); len(got) != 1 || filepath.Join(root, got[0]) != d.Path() {
+	if got := unlocked(t, root); len(got) != 1 || filepath.Join(root, got[0]) != d.Path() {
 		t.Errorf("after the next start: %v", got)
 	}
 	d.Abort()
@@ -277,7 +395,7 @@ func TestSweep(t *testing.T) {
 		write(t, filepath.Join(root, n), "")
 	}
 	Sweep(OS, final)
-	if got := names(t, root); len(got) != 4 {
+	if got := unlocked(t, root); len(got) != 4 {
 		t.Errorf("other files were removed, left: %v", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Dir is a directory in the making.
@@ -15,39 +16,79 @@ type Dir struct {
 	temp, final string
 	replace     bool
 	parents     []string // made by NewDir, deepest first
+	mode        os.FileMode
+	lock        *Lock
+	resumed     bool
 	done        bool
 }
 
 // NewDir starts a directory that appears as final on Commit. An existing final is
-// an error wrapping ErrExists, or with replace the one that Commit swaps out.
-// Missing parents are made, and removed again by Abort.
+// an error wrapping ErrExists, or with replace the one that Commit swaps out: its
+// permissions are kept. Missing parents are made, and removed again by Abort. Until
+// Commit or Abort nobody else can start the same one (ErrLocked).
 func NewDir(final string, replace bool) (*Dir, error) { return NewDirFS(OS, final, replace) }
 
 // NewDirFS is NewDir on a given file system.
 func NewDirFS(fsys FS, final string, replace bool) (*Dir, error) {
+	return ResumeDirFS(fsys, final, replace, nil)
+}
+
+// ResumeDirFS is NewDirFS, but continues with the directory of a process that died
+// while it made the same final, if there is one that accept takes. What it holds is
+// the caller's to judge; the others are removed.
+func ResumeDirFS(fsys FS, final string, replace bool, accept func(temp string) bool) (_ *Dir, err error) {
 	final = filepath.Clean(final)
-	st, err := os.Lstat(final)
+	d := &Dir{fs: fsys, final: final, replace: replace, mode: 0o777}
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.lock.Unlock()
+			d.removeParents()
+		}
+	}()
+	if err := d.makeParents(); err != nil {
+		return nil, err
+	}
+	if d.lock, err = NewLock(final); err != nil {
+		return nil, err
+	}
+	d.temp = tempName(final)
+	keep := ""
+	if accept != nil {
+		for _, name := range abandoned(final, true) {
+			if keep == "" && !strings.HasSuffix(name, oldSuffix) && accept(filepath.Join(filepath.Dir(final), name)) {
+				keep = name
+			}
+		}
+	}
+	sweep(fsys, final, true, keep)
+	if keep == "" {
+		return d, fsys.Mkdir(d.temp, 0o777)
+	}
+	d.resumed = true
+	return d, fsys.RenameNew(filepath.Join(filepath.Dir(final), keep), d.temp)
+}
+
+// check looks at what is there under the name.
+func (d *Dir) check() error {
+	st, err := os.Lstat(d.final)
 	switch {
 	case err == nil && !st.IsDir():
-		return nil, fmt.Errorf("%w and is not a directory: %s", ErrExists, final)
-	case err == nil && !replace:
-		return nil, fmt.Errorf("%w: %s", ErrExists, final)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil, err
+		return fmt.Errorf("%w and is not a directory: %s", ErrExists, d.final)
+	case err == nil && !d.replace:
+		return fmt.Errorf("%w: %s", ErrExists, d.final)
+	case err == nil:
+		d.mode = st.Mode().Perm()
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
 	}
-	d := &Dir{fs: fsys, final: final, replace: replace}
-	if err := d.makeParents(); err != nil {
-		d.removeParents()
-		return nil, err
-	}
-	Sweep(fsys, final)
-	d.temp = tempName(final)
-	if err := fsys.Mkdir(d.temp, 0o777); err != nil {
-		d.removeParents()
-		return nil, err
-	}
-	return d, nil
+	return nil
 }
+
+// Resumed says that the directory is that of a process that died.
+func (d *Dir) Resumed() bool { return d.resumed }
 
 func (d *Dir) makeParents() error {
 	var missing []string
@@ -85,6 +126,12 @@ func (d *Dir) Create(rel string, perm os.FileMode) (Handle, error) {
 	}
 	return d.fs.Create(path, perm)
 }
+
+// Open opens a file of the directory that is there already, for writing.
+func (d *Dir) Open(rel string) (Handle, error) { return d.fs.OpenWrite(filepath.Join(d.temp, rel)) }
+
+// Remove removes a file of the directory, or a directory with all in it.
+func (d *Dir) Remove(rel string) error { return d.fs.RemoveAll(filepath.Join(d.temp, rel)) }
 
 func (d *Dir) mkdirs(rel string) error {
 	if rel == "." {
@@ -135,6 +182,7 @@ func (d *Dir) Commit() error {
 		return err
 	}
 	d.done = true
+	defer d.lock.Unlock()
 	// Parents made by NewDir must be on disk too, each by a sync of its own parent.
 	for _, p := range append([]string{filepath.Dir(d.final)}, d.parents...) {
 		if err := d.fs.SyncPath(p); err != nil {
@@ -154,6 +202,11 @@ func (d *Dir) Commit() error {
 
 // sync goes through the tree, directories after their contents.
 func (d *Dir) sync() error {
+	if d.mode != 0o777 {
+		if err := d.fs.Chmod(d.temp, d.mode); err != nil {
+			return err
+		}
+	}
 	var dirs []string
 	err := filepath.WalkDir(d.temp, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -200,6 +253,14 @@ func (d *Dir) swap() (old string, err error) {
 	return old, nil
 }
 
+// Leave ends the work without removing what was written, for ResumeDirFS.
+func (d *Dir) Leave() {
+	if !d.done {
+		d.done = true
+		d.lock.Unlock()
+	}
+}
+
 // Abort removes what was written; it does nothing after Commit or a second
 // time.
 func (d *Dir) Abort() {
@@ -208,5 +269,6 @@ func (d *Dir) Abort() {
 	}
 	d.done = true
 	_ = d.fs.RemoveAll(d.temp) // Sweep tries again
+	d.lock.Unlock()
 	d.removeParents()
 }

@@ -18,6 +18,11 @@ type Faults struct {
 	// FailAt is the number of the operation that fails, from 1; 0 for none.
 	FailAt int
 	Crash  bool
+	// Err is what the operation fails with, ErrFault if nil. The error of a read
+	// may be io.EOF: the file has become shorter.
+	Err error
+	// Reads counts and fails reads too.
+	Reads bool
 
 	mu     sync.Mutex
 	n      int
@@ -44,6 +49,9 @@ func (f *Faults) op(name string) error {
 	f.n++
 	if f.n == f.FailAt {
 		f.failed = name
+		if f.Err != nil {
+			return f.Err
+		}
 		return ErrFault
 	}
 	if f.Crash && f.FailAt > 0 && f.n > f.FailAt {
@@ -63,6 +71,30 @@ func (f *Faults) Create(name string, perm os.FileMode) (Handle, error) {
 	return &faultyHandle{h, f}, nil
 }
 
+func (f *Faults) OpenWrite(name string) (Handle, error) {
+	if err := f.op("open"); err != nil {
+		return nil, err
+	}
+	h, err := f.Under.OpenWrite(name)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyHandle{h, f}, nil
+}
+
+func (f *Faults) Open(name string) (Source, error) {
+	if f.Reads {
+		if err := f.op("open to read"); err != nil {
+			return nil, err
+		}
+	}
+	s, err := f.Under.Open(name)
+	if err != nil || !f.Reads {
+		return s, err
+	}
+	return &faultySource{s, f}, nil
+}
+
 func (f *Faults) Mkdir(name string, perm os.FileMode) error {
 	return f.do("mkdir", func() error { return f.Under.Mkdir(name, perm) })
 }
@@ -74,6 +106,9 @@ func (f *Faults) RenameNew(from, to string) error {
 }
 func (f *Faults) Exchange(a, b string) error {
 	return f.do("exchange", func() error { return f.Under.Exchange(a, b) })
+}
+func (f *Faults) Chmod(name string, mode os.FileMode) error {
+	return f.do("chmod path", func() error { return f.Under.Chmod(name, mode) })
 }
 func (f *Faults) Remove(name string) error {
 	return f.do("remove", func() error { return f.Under.Remove(name) })
@@ -141,4 +176,17 @@ func (h *faultyHandle) Sync() error { return h.f.do("sync", h.Handle.Sync) }
 func (h *faultyHandle) Close() error {
 	err := h.f.op("close")
 	return errors.Join(err, h.Handle.Close())
+}
+
+type faultySource struct {
+	Source
+	f *Faults
+}
+
+func (s *faultySource) ReadAt(b []byte, off int64) (int, error) {
+	if err := s.f.op("read"); err != nil {
+		n, _ := s.Source.ReadAt(b[:len(b)/2], off)
+		return n, err
+	}
+	return s.Source.ReadAt(b, off)
 }

@@ -2,15 +2,23 @@ package atomicfile
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 )
 
+// ErrShared: a file to be changed in place is a link, or has other names.
+var ErrShared = errors.New("the file is a link or has other names: it is not written through")
+
 // FS is every change that this package makes to a file system.
 type FS interface {
 	// Create makes a file for writing; an existing one is an error.
 	Create(name string, perm os.FileMode) (Handle, error)
+	// OpenWrite opens an existing file for writing, links not followed.
+	OpenWrite(name string) (Handle, error)
+	// Open opens a file for reading.
+	Open(name string) (Source, error)
 	Mkdir(name string, perm os.FileMode) error
 	// Rename replaces an existing file.
 	Rename(from, to string) error
@@ -19,6 +27,7 @@ type FS interface {
 	// Exchange swaps two names in one step, or fails with an error wrapping
 	// errors.ErrUnsupported and changes nothing.
 	Exchange(a, b string) error
+	Chmod(name string, mode os.FileMode) error
 	Remove(name string) error
 	RemoveAll(name string) error
 	// SyncPath brings a closed file or a directory to disk.
@@ -42,6 +51,15 @@ type Handle interface {
 	Name() string
 }
 
+// Source is a file open for reading.
+type Source interface {
+	io.ReaderAt
+	io.Closer
+	Stat() (os.FileInfo, error)
+	// File is what CopyAt takes.
+	File() *os.File
+}
+
 // OS is the operating system's file system.
 var OS FS = osFS{}
 
@@ -55,10 +73,39 @@ func (osFS) Create(name string, perm os.FileMode) (Handle, error) {
 	return &handle{f}, nil
 }
 
+// OpenWrite refuses anything but a regular file that has this one name: a
+// change would show under the other names too.
+func (osFS) OpenWrite(name string) (Handle, error) {
+	st, err := os.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || links(st) > 1 {
+		return nil, fmt.Errorf("%s: %w", name, ErrShared)
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	if now, err := f.Stat(); err != nil || !os.SameFile(st, now) {
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, ErrShared), err, f.Close())
+	}
+	return &handle{f}, nil
+}
+
+func (osFS) Open(name string) (Source, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return source{f}, nil
+}
+
 func (osFS) Mkdir(name string, perm os.FileMode) error { return os.Mkdir(name, perm) }
 func (osFS) Rename(from, to string) error              { return os.Rename(from, to) }
 func (osFS) RenameNew(from, to string) error           { return renameNew(from, to) }
 func (osFS) Exchange(a, b string) error                { return exchange(a, b) }
+func (osFS) Chmod(name string, m os.FileMode) error    { return os.Chmod(name, m) }
 func (osFS) Remove(name string) error                  { return os.Remove(name) }
 func (osFS) RemoveAll(name string) error               { return os.RemoveAll(name) }
 
@@ -71,6 +118,13 @@ func (osFS) SyncPath(name string) error {
 	defer f.Close()
 	return tolerate(f.Sync())
 }
+
+type source struct{ f *os.File }
+
+func (s source) ReadAt(b []byte, off int64) (int, error) { return s.f.ReadAt(b, off) }
+func (s source) Close() error                            { return s.f.Close() }
+func (s source) Stat() (os.FileInfo, error)              { return s.f.Stat() }
+func (s source) File() *os.File                          { return s.f }
 
 type handle struct{ *os.File }
 

@@ -37,8 +37,11 @@ func tempName(final string) string {
 }
 
 // IsTemp reports whether name (without directories) is one that this package
-// gives to what is not yet, or no longer, whole.
+// gives to what is not yet, or no longer, whole, or to a lock.
 func IsTemp(name string) bool {
+	if strings.HasSuffix(name, lockSuffix) && name[0] == '.' {
+		return true
+	}
 	i := strings.LastIndex(name, marker)
 	if i < 1 || name[0] != '.' {
 		return false
@@ -52,34 +55,52 @@ func IsTemp(name string) bool {
 
 // dead reports whether name is a temporary of final's base that a process of this
 // host left behind.
-func dead(name, base string) bool {
+//
+// Who holds the lock of final knows that even without looking for the process,
+// whose number may be another one's by now.
+func dead(name, base string, locked bool) bool {
 	rest, ok := strings.CutPrefix(name, "."+base+marker)
 	if !ok || !IsTemp(name) {
 		return false
 	}
 	pid, rest, _ := strings.Cut(rest, "-")
 	n, err := strconv.Atoi(pid)
-	return err == nil && n != os.Getpid() && strings.HasPrefix(rest, host()) && !alive(n)
+	return err == nil && strings.HasPrefix(rest, host()) && (locked || n != os.Getpid() && !alive(n))
 }
 
-// Sweep removes the temporaries of final that dead processes left. An old
-// directory that was renamed away and never replaced gets its name back. Failures
-// do not matter: the next writer tries again.
-func Sweep(fsys FS, final string) {
+// abandoned lists the temporaries of final that dead processes left, without
+// directories in front.
+func abandoned(final string, locked bool) []string {
 	dir, base := filepath.Split(final)
 	if dir == "" {
 		dir = "."
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return
+		return nil
 	}
+	var names []string
 	for _, e := range entries {
-		if !dead(e.Name(), base) {
+		if dead(e.Name(), base, locked) {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// Sweep removes the temporaries of final that dead processes left. An old
+// directory that was renamed away and never replaced gets its name back. Failures
+// do not matter: the next writer tries again.
+func Sweep(fsys FS, final string) { sweep(fsys, final, false, "") }
+
+// sweep is Sweep for who holds the lock or not; the temporary keep stays.
+func sweep(fsys FS, final string, locked bool, keep string) {
+	for _, name := range abandoned(final, locked) {
+		if name == keep {
 			continue
 		}
-		path := filepath.Join(dir, e.Name())
-		if strings.HasSuffix(e.Name(), oldSuffix) {
+		path := filepath.Join(filepath.Dir(final), name)
+		if strings.HasSuffix(name, oldSuffix) {
 			if _, err := os.Lstat(final); errors.Is(err, fs.ErrNotExist) {
 				_ = fsys.RenameNew(path, final)
 				continue
