@@ -202,7 +202,7 @@ func newHeads(base, tuned *formats.Checkpoint) []string {
 
 // copyTokenizerFiles puts the tokenizer beside the adapter, where there is one.
 func copyTokenizerFiles(from, to string) error {
-	for _, n := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"} {
+	for _, n := range tokenizerFiles {
 		b, err := os.ReadFile(filepath.Join(from, n))
 		if err != nil {
 			continue // most models have only some of them

@@ -165,24 +165,13 @@ func parseWeights(s string, n int) ([]float64, error) {
 func loadSources(a *app, ck *formats.Checkpoint, sites []adapter.Site, paths []string, weights []float64, anyBase bool) ([]*adapter.Adapter, []merge.Source, error) {
 	var loaded []*adapter.Adapter
 	var sources []merge.Source
-	print := ""
 	for i, p := range paths {
 		ad, err := adapter.Load(p, sites)
 		if err != nil {
 			return nil, nil, err
 		}
-		if ad.BaseHash != "" {
-			if print == "" {
-				if print, err = ck.Fingerprint(); err != nil {
-					return nil, nil, err
-				}
-			}
-			if print != ad.BaseHash {
-				if !anyBase {
-					return nil, nil, withHint(fmt.Errorf("%w: %s was made for other weights than those of %s", merge.ErrMismatch, p, ck.Path()), "give the right base with --model, or --any-base if you mean it")
-				}
-				a.warn("%s was made for other weights than those of %s", p, ck.Path())
-			}
+		if err := a.checkBase(ck, ad, p, anyBase); err != nil {
+			return nil, nil, err
 		}
 		src, err := merge.FromAdapter(ad, weights[i])
 		if err != nil {
@@ -191,6 +180,23 @@ func loadSources(a *app, ck *formats.Checkpoint, sites []adapter.Site, paths []s
 		loaded, sources = append(loaded, ad), append(sources, src)
 	}
 	return loaded, sources, nil
+}
+
+// checkBase refuses an adapter that was made for other weights than those of
+// ck, or with anyBase warns.
+func (a *app) checkBase(ck *formats.Checkpoint, ad *adapter.Adapter, path string, anyBase bool) error {
+	if ad.BaseHash == "" {
+		return nil
+	}
+	print, err := ck.Fingerprint()
+	if err != nil || print == ad.BaseHash {
+		return err
+	}
+	if !anyBase {
+		return withHint(fmt.Errorf("%w: %s was made for other weights than those of %s", merge.ErrMismatch, path, ck.Path()), "give the right base with --model, or --any-base if you mean it")
+	}
+	a.warn("%s was made for other weights than those of %s", path, ck.Path())
+	return nil
 }
 
 func newMergePlan(a *app, ck *formats.Checkpoint, loaded []*adapter.Adapter, sources []merge.Source, o *mergeOptions) (*merge.Plan, error) {

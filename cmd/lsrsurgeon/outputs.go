@@ -3,7 +3,11 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 )
+
+// tokenizerFiles are the files of a tokenizer, of which a model has some.
+var tokenizerFiles = []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"}
 
 // checkOutputs refuses, before any work, outputs that exist (unless --force)
 // and outputs that are the input or lie where it lies, also through links.
@@ -44,7 +48,7 @@ func replaceable(dir string) bool {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return filepath.Ext(e.Name()) == ".onnx" })
 }
 
 // samePlace says whether two paths are one file or directory, following links.

@@ -378,7 +378,7 @@ func printEstimate(a *app, p *prepared) error {
 // copyTokenizer puts the base model's tokenizer beside the adapter, so that the
 // run can be used where the base is found elsewhere.
 func copyTokenizer(s *session, dir string) error {
-	for _, n := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"} {
+	for _, n := range tokenizerFiles {
 		b, err := os.ReadFile(filepath.Join(s.ck.Dir(), n))
 		if err != nil {
 			continue // most models have only some of them

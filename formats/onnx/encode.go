@@ -195,16 +195,25 @@ func TensorInfo(name string, d DataType, dims ...any) ValueInfo {
 // RenameInputs returns a node's message, as [Model.Bytes] of its Span gives it,
 // with inputs renamed; every other byte stays.
 func RenameInputs(node []byte, rename map[string]string) ([]byte, error) {
+	return renameField(node, 1, rename)
+}
+
+// RenameOutputs is RenameInputs for the outputs.
+func RenameOutputs(node []byte, rename map[string]string) ([]byte, error) {
+	return renameField(node, 2, rename)
+}
+
+func renameField(node []byte, num int, rename map[string]string) ([]byte, error) {
 	s := &source{r: bytesReader(node), size: int64(len(node))}
 	var out []byte
 	err := s.fields(Span{0, s.size}, func(f *field) error {
-		if f.num == 1 {
+		if f.num == num {
 			name, err := s.text(f)
 			if err != nil {
 				return err
 			}
 			if to, ok := rename[name]; ok {
-				out = appendBytes(out, 1, to)
+				out = appendBytes(out, num, to)
 				return nil
 			}
 		}

@@ -37,6 +37,7 @@ var allowed = map[string]string{
 	"engine/cpu":                 "graph kron internal/kernel tensor",
 	"engine/cuda":                "graph",
 	"model":                      "adapter graph formats tensor internal/suggest formats/onnx",
+	"onnxmodel":                  "adapter graph kron formats formats/onnx tensor internal/atomicfile",
 	"merge":                      "adapter formats formats/safetensors internal/atomicfile internal/kernel tensor formats/onnx",
 	"decompose":                  "adapter kron formats internal/kernel tensor internal/atomicfile",
 	"train":                      "model adapter task graph formats tensor internal/atomicfile text",
