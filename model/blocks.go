@@ -1,9 +1,6 @@
 package model
 
 import (
-	"fmt"
-
-	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 )
 
@@ -40,103 +37,16 @@ func (w *builder) norm(module string, x graph.Value) graph.Value {
 	return w.b.Norm(name, x, w.b.Vector(w.m.tensorName(name+".weight"), c.HiddenSize), beta, float32(c.NormEps), l.RMS)
 }
 
-// pick takes rows of x, once per x and pick.
-func (w *builder) pick(name string, x graph.Value, p graph.Pick) graph.Value {
-	key := selection{x, p}
-	if v, ok := w.selects[key]; ok {
-		return v
-	}
-	v := w.b.Select(name, x, p)
-	w.selects[key] = v
-	return v
-}
-
-// epilogue is what follows a linear layer: y = dropout(act(xW + b + Δ)) + residual.
-type epilogue struct {
-	act      graph.Act
-	drop     float32
-	residual graph.Value
-}
-
 // linear is a linear layer of the base model, its adapter's delta and the
 // epilogue. Activation and residual go into the linear operation where neither
 // a delta nor dropout stands between.
-func (w *builder) linear(l linear, x graph.Value, e epilogue) (graph.Value, error) {
+func (w *builder) linear(l linear, x graph.Value, e Epilogue) (graph.Value, error) {
 	bias := graph.NoWeight
 	if l.bias {
 		bias = w.b.Vector(l.biasName(), l.out)
 	}
 	weight := w.b.Weight(l.weight(), l.in, l.out, l.transposed)
-	return w.frozen(l, weight, bias, x, e)
-}
-
-// frozen is linear for a weight that is declared already.
-func (w *builder) frozen(l linear, weight, bias graph.WeightID, x graph.Value, e epilogue) (graph.Value, error) {
-	mod := w.modules[l.module]
-	// The activation applies to the sum with the delta, dropout to its result,
-	// and the residual comes last.
-	fuseAct := mod == nil || e.act == graph.ActNone
-	fuseResidual := fuseAct && e.drop == 0
-	act, residual := graph.ActNone, graph.None
-	if fuseAct {
-		act = e.act
-	}
-	if fuseResidual {
-		residual = e.residual
-	}
-	y := w.b.Linear(l.module, x, weight, bias, act, residual)
-	if mod != nil {
-		var err error
-		if y, err = w.adapt(mod, l, x, y); err != nil {
-			return graph.None, err
-		}
-	}
-	if !fuseAct {
-		y = w.b.Activate(l.module+".act", y, e.act)
-	}
-	if !fuseResidual {
-		y = w.b.Dropout(l.module+".dropout", y, e.drop, e.residual)
-	}
-	return y, nil
-}
-
-// adapt adds the delta of an adapter module to y.
-func (w *builder) adapt(mod *adapter.Module, l linear, x, y graph.Value) (graph.Value, error) {
-	if mod.In != l.in || mod.Out != l.out {
-		return graph.None, fmt.Errorf("adapter module %s is made for (%d, %d), the model has (%d, %d)", l.module, mod.In, mod.Out, l.in, l.out)
-	}
-	kind, err := adapter.Lookup(mod.Method)
-	if err != nil {
-		return graph.None, err
-	}
-	w.placed[l.module] = true
-	params := make([]graph.Value, len(mod.Specs))
-	for i, s := range mod.Specs {
-		rows, cols := matrixOf(s.Shape)
-		params[i] = w.b.Param(s.Name, s.Shape, rows, cols)
-		if len(mod.Tensors[i]) != rows*cols {
-			return graph.None, fmt.Errorf("adapter tensor %s has %d elements, its shape %v has %d", s.Name, len(mod.Tensors[i]), s.Shape, rows*cols)
-		}
-		w.initial[s.Name] = mod.Tensors[i]
-	}
-	if w.o.Train {
-		x = w.b.Dropout(l.module+".adapter_dropout", x, float32(mod.Dropout), graph.None)
-	}
-	return kind.Lower(w.b, x, y, mod.Site, mod.Settings, params), nil
-}
-
-// matrixOf folds a shape to a matrix: the first dimension by all others, a
-// vector to one row.
-func matrixOf(shape []int) (rows, cols int) {
-	rows, cols = 1, 1
-	for i, d := range shape {
-		if i == 0 && len(shape) > 1 {
-			rows = d
-		} else {
-			cols *= d
-		}
-	}
-	return rows, cols
+	return w.Linear(l.module, weight, bias, x, e)
 }
 
 // layer is one transformer layer that computes the picked rows of its output.
@@ -157,8 +67,8 @@ func (w *builder) layer(i int, x graph.Value, pick graph.Pick) (graph.Value, err
 	if err != nil {
 		return graph.None, err
 	}
-	x = w.pick("rows", x, pick)
-	x, err = w.linear(at(l.AttnOut), ctx, epilogue{drop: w.hiddenDrop, residual: x})
+	x = w.Pick("rows", x, pick)
+	x, err = w.linear(at(l.AttnOut), ctx, Epilogue{Drop: w.hiddenDrop, Residual: x})
 	if err != nil {
 		return graph.None, err
 	}
@@ -179,13 +89,13 @@ func (w *builder) feedForward(x, residual graph.Value, at func(string) linear) (
 	var h graph.Value
 	var err error
 	if l.Gate == "" {
-		h, err = w.linear(at(l.Up), x, epilogue{act: act})
+		h, err = w.linear(at(l.Up), x, Epilogue{Act: act})
 	} else {
 		var gate, up graph.Value
-		if gate, err = w.linear(at(l.Gate), x, epilogue{}); err != nil {
+		if gate, err = w.linear(at(l.Gate), x, Epilogue{}); err != nil {
 			return graph.None, err
 		}
-		if up, err = w.linear(at(l.Up), x, epilogue{}); err != nil {
+		if up, err = w.linear(at(l.Up), x, Epilogue{}); err != nil {
 			return graph.None, err
 		}
 		h = w.b.Gated(at(l.Up).module+".gated", gate, up, act)
@@ -193,7 +103,7 @@ func (w *builder) feedForward(x, residual graph.Value, at func(string) linear) (
 	if err != nil {
 		return graph.None, err
 	}
-	return w.linear(at(l.Down), h, epilogue{drop: w.hiddenDrop, residual: residual})
+	return w.linear(at(l.Down), h, Epilogue{Drop: w.hiddenDrop, Residual: residual})
 }
 
 // attention is the attention of layer i on x, for the picked rows.
@@ -219,7 +129,7 @@ func (w *builder) attention(i int, x graph.Value, pick graph.Pick, at func(strin
 		Causal: l.Causal, Window: c.Windows[i], QueryPick: queries, DropP: w.attnDrop,
 	})
 	if pick == graph.PickRows {
-		y = w.pick(name+".rows", y, pick)
+		y = w.Pick(name+".rows", y, pick)
 	}
 	return y, nil
 }
@@ -229,20 +139,20 @@ func (w *builder) attention(i int, x graph.Value, pick graph.Pick, at func(strin
 func (w *builder) projections(x graph.Value, queries graph.Pick, at func(string) linear) (q, k, v graph.Value, err error) {
 	c, l := &w.m.config, &w.m.layout
 	if l.QKV != "" {
-		all, err := w.linear(at(l.QKV), x, epilogue{})
+		all, err := w.linear(at(l.QKV), x, Epilogue{})
 		if err != nil {
 			return 0, 0, 0, err
 		}
 		width, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
-		q = w.pick("rows", w.b.View(all, 0, width), queries)
+		q = w.Pick("rows", w.b.View(all, 0, width), queries)
 		return q, w.b.View(all, width, kv), w.b.View(all, width+kv, kv), nil
 	}
-	if q, err = w.linear(at(l.Q), w.pick("rows", x, queries), epilogue{}); err != nil {
+	if q, err = w.linear(at(l.Q), w.Pick("rows", x, queries), Epilogue{}); err != nil {
 		return 0, 0, 0, err
 	}
-	if k, err = w.linear(at(l.K), x, epilogue{}); err != nil {
+	if k, err = w.linear(at(l.K), x, Epilogue{}); err != nil {
 		return 0, 0, 0, err
 	}
-	v, err = w.linear(at(l.V), x, epilogue{})
+	v, err = w.linear(at(l.V), x, Epilogue{})
 	return q, k, v, err
 }

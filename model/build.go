@@ -2,9 +2,6 @@ package model
 
 import (
 	"fmt"
-	"slices"
-	"sort"
-	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -96,23 +93,10 @@ type Built struct {
 
 // builder carries the state of one Build.
 type builder struct {
-	m     *Model
-	o     BuildOptions
-	b     *graph.Builder
-	built *Built
-
-	modules map[string]*adapter.Module // by site
-	placed  map[string]bool
-	initial map[string][]float32 // values of parameters by name
-	extra   map[string][]float32 // frozen tensors outside the checkpoint
-	selects map[selection]graph.Value
+	*Assembly
+	m *Model
 
 	hiddenDrop, attnDrop, embedDrop, headDrop float32
-}
-
-type selection struct {
-	x    graph.Value
-	pick graph.Pick
 }
 
 // Build writes the forward program of a task. Adapter modules stand at their
@@ -122,28 +106,18 @@ type selection struct {
 // It fails when the family has no such task, when the adapter has a module that
 // the program does not reach, or when a head's shape contradicts NumLabels.
 func (m *Model) Build(o BuildOptions) (*Built, error) {
-	w := &builder{m: m, o: o, b: graph.NewBuilder(), built: &Built{},
-		placed: map[string]bool{}, initial: map[string][]float32{}, extra: map[string][]float32{}, selects: map[selection]graph.Value{}}
-	w.o.Loss = o.Loss || o.Train
+	w := &builder{Assembly: NewAssembly(o), m: m}
 	if err := w.options(); err != nil {
 		return nil, err
 	}
-	w.built.Program = w.b.P
 	if err := w.forward(); err != nil {
-		return nil, err
-	}
-	if err := w.allPlaced(); err != nil {
 		return nil, err
 	}
 	w.built.Weights = m.source
 	if len(w.extra) > 0 {
 		w.built.Weights = &weights{m: m, extra: w.extra}
 	}
-	w.built.Params = make([]float32, w.b.P.ParamSize)
-	for _, p := range w.b.P.Params {
-		copy(w.built.Params[p.Offset:p.Offset+p.Size], w.initial[p.Name])
-	}
-	return w.built, nil
+	return w.Finish(m.sites)
 }
 
 // options checks the options and settles the dropout probabilities.
@@ -160,16 +134,6 @@ func (w *builder) options() error {
 	}
 	if o.Until > 0 && (o.Task != TaskFeatures || o.From >= o.Until || o.Pool != PoolDefault) {
 		return fmt.Errorf("a program that ends before layer %d gives hidden states alone, and begins below", o.Until)
-	}
-	if o.Adapter != nil {
-		w.modules = make(map[string]*adapter.Module, len(o.Adapter.Modules))
-		for i := range o.Adapter.Modules {
-			mod := &o.Adapter.Modules[i]
-			w.modules[mod.Site.Module] = mod
-		}
-		if o.Seed == 0 {
-			o.Seed = o.Adapter.Config.Seed
-		}
 	}
 	if !o.Train {
 		return nil
@@ -281,31 +245,9 @@ func (w *builder) pool(x graph.Value, pool Pool, rows graph.Pick) graph.Value {
 	}
 	switch pool {
 	case PoolCLS:
-		return w.pick("first", x, graph.PickFirst)
+		return w.Pick("first", x, graph.PickFirst)
 	case PoolLast:
-		return w.pick("last", x, graph.PickLast)
+		return w.Pick("last", x, graph.PickLast)
 	}
 	return w.b.MeanPool("pooled", x)
-}
-
-// allPlaced fails when a module of the adapter is not in the program.
-func (w *builder) allPlaced() error {
-	var missing []string
-	for name := range w.modules {
-		if !w.placed[name] {
-			missing = append(missing, name)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	sort.Strings(missing)
-	why := "the model has no such linear layer"
-	if at := slices.IndexFunc(w.m.sites, func(s adapter.Site) bool { return s.Module == missing[0] }); at >= 0 {
-		if s := w.m.sites[at]; s.Layer >= 0 && (s.Layer < w.o.From || w.o.Until > 0 && s.Layer >= w.o.Until) {
-			return fmt.Errorf("adapter module %s lies outside of the layers of the program", strings.Join(missing, ", "))
-		}
-		why = fmt.Sprintf("%s does not compute it or trains it whole", w.o.Task)
-	}
-	return fmt.Errorf("adapter module %s: %s", strings.Join(missing, ", "), why)
 }

@@ -10,9 +10,6 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 )
 
-// filePrefix stands before tensor names in an adapter file.
-const filePrefix = "base_model.model."
-
 // language writes the output layer on the final hidden states, or its loss.
 func (w *builder) language(x graph.Value) error {
 	l := w.m.lmHead()
@@ -30,7 +27,7 @@ func (w *builder) language(x graph.Value) error {
 		w.b.SetLoss(w.b.LMLoss(x, weight, graph.NoWeight))
 		return nil
 	}
-	logits, err := w.frozen(l, weight, graph.NoWeight, x, epilogue{})
+	logits, err := w.Linear(l.module, weight, graph.NoWeight, x, Epilogue{})
 	if err != nil {
 		return err
 	}
@@ -53,7 +50,7 @@ func (w *builder) classify(x graph.Value, pool Pool) error {
 	w.built.NumLabels, w.built.Pooled, w.built.HeadTrained = n, x, !w.o.FreezeHead
 	if pool == PoolDefault {
 		if p, ok := w.m.pooler(); ok {
-			if x, err = w.linear(p, x, epilogue{act: graph.ActTanh}); err != nil {
+			if x, err = w.linear(p, x, Epilogue{Act: graph.ActTanh}); err != nil {
 				return err
 			}
 		}
@@ -84,91 +81,31 @@ func (w *builder) classify(x graph.Value, pool Pool) error {
 	return nil
 }
 
-// headLayer is one linear layer of the classification head: parameters, or
-// frozen weights.
+// headLayer is one linear layer of the classification head.
 func (w *builder) headLayer(l linear, x graph.Value, act graph.Act) (graph.Value, error) {
-	values := map[string][]float32{}
-	for _, t := range l.tensors() {
-		data, inCheckpoint, err := w.headTensor(t)
-		if err != nil {
-			return graph.None, err
-		}
-		values[t.name] = data
-		w.built.Head = append(w.built.Head, adapter.Tensor{Name: t.name, Shape: t.shape, Data: data})
-		if w.o.FreezeHead && !inCheckpoint {
-			w.extra[t.name] = data
-		}
-	}
-	if w.o.FreezeHead {
-		return w.linear(l, x, epilogue{act: act})
-	}
-	if _, ok := w.modules[l.module]; ok {
-		return graph.None, fmt.Errorf("adapter module %s: the head is trained whole; freeze it or leave it out of the targets", l.module)
-	}
-	name := filePrefix + l.weight()
-	w.initial[name] = values[l.weight()]
-	y := w.b.MatMul(l.module, x, w.b.Param(name, []int{l.out, l.in}, l.out, l.in), false, true, 1, graph.None)
-	if l.bias {
-		name := filePrefix + l.biasName()
-		w.initial[name] = values[l.biasName()]
-		y = w.b.AddBias(y, w.b.Param(name, []int{l.out}, 1, l.out))
-		w.b.P.Params[len(w.b.P.Params)-1].NoDecay = true
-	}
-	if act != graph.ActNone {
-		y = w.b.Activate(l.module+".act", y, act)
-	}
-	return y, nil
+	return w.HeadLayer(HeadLayer{Module: l.module, In: l.in, Out: l.out, Bias: l.bias, Act: act, InitializerRange: w.m.config.InitializerRange, Read: w.readHead,
+		Frozen: func() (graph.Value, error) { return w.linear(l, x, Epilogue{Act: act}) }}, x)
 }
 
-// headTensor gives the values that a head tensor starts with: the adapter's,
-// else the checkpoint's, else drawn anew (weights from N(0,
-// initializer_range²), biases 0, as transformers does).
-func (w *builder) headTensor(e expected) (data []float32, inCheckpoint bool, err error) {
-	size := 1
-	for _, d := range e.shape {
-		size *= d
+// readHead gives a head tensor of the checkpoint.
+func (w *builder) readHead(name string, shape []int, dst []float32) (found bool, err error) {
+	t, ok := w.m.find(name)
+	if !ok {
+		return false, nil
 	}
-	if a := w.o.Adapter; a != nil {
-		for _, t := range a.Head {
-			if t.Name != e.name {
-				continue
-			}
-			if !slices.Equal(t.Shape, e.shape) || len(t.Data) != size {
-				return nil, false, fmt.Errorf("the adapter's head tensor %s has shape %v, %d labels need %v", e.name, t.Shape, w.built.NumLabels, e.shape)
-			}
-			return t.Data, false, nil
-		}
+	if !slices.Equal(t.Shape, shape) {
+		return true, &formats.Error{Path: w.m.ckpt.Path(), Tensor: t.Name,
+			Reason: fmt.Sprintf("the head has shape %v, %d labels need %v", t.Shape, w.built.NumLabels, shape),
+			Hint:   "keep the checkpoint's number of labels or start with a new head", Err: formats.ErrMalformed}
 	}
-	data = make([]float32, size)
-	if t, ok := w.m.find(e.name); ok && !w.o.ResetHead {
-		if !slices.Equal(t.Shape, e.shape) {
-			return nil, false, &formats.Error{Path: w.m.ckpt.Path(), Tensor: t.Name,
-				Reason: fmt.Sprintf("the head has shape %v, %d labels need %v", t.Shape, w.built.NumLabels, e.shape),
-				Hint:   "keep the checkpoint's number of labels or start with a new head", Err: formats.ErrMalformed}
-		}
-		return data, true, w.m.ckpt.ReadF32(t, 0, int64(size), data)
-	}
-	if strings.HasSuffix(e.name, ".weight") {
-		adapter.Source{Seed: w.o.Seed}.Normal(e.name, data, w.m.config.InitializerRange)
-	}
-	return data, false, nil
+	return true, w.m.ckpt.ReadF32(t, 0, int64(len(dst)), dst)
 }
 
 // numLabels settles the head's width.
 func (w *builder) numLabels() (int, error) {
-	if n := w.o.NumLabels; n < 0 {
-		return 0, fmt.Errorf("%d labels", n)
-	} else if n > 0 {
-		return n, nil
-	}
 	head := w.m.layout.Head
-	last := head[len(head)-1] + ".weight"
-	if a := w.o.Adapter; a != nil {
-		for _, t := range a.Head {
-			if t.Name == last && len(t.Shape) == 2 {
-				return t.Shape[0], nil
-			}
-		}
+	if n, err := w.Labels(head[len(head)-1]); n != 0 || err != nil {
+		return n, err
 	}
 	if l, ok := w.m.headLinear(len(head) - 1); ok && !w.o.ResetHead {
 		return l.out, nil
