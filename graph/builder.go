@@ -203,6 +203,31 @@ func (b *Builder) ColScale(name string, x, s Value) Value {
 	return b.add(&ColScale{X: x, S: s, Y: y}, y)
 }
 
+// ColScaleBias is ColScale with a frozen vector added to every row.
+func (b *Builder) ColScaleBias(name string, x, s Value, bias WeightID) Value {
+	need(bias == NoWeight || b.P.Weight(bias).Out == b.info(x).Cols, "col_scale %s: bias length", name)
+	y := b.ColScale(name, x, s)
+	b.P.Ops[len(b.P.Ops)-1].(*ColScale).Bias = bias
+	return y
+}
+
+// BlockMatMul fills in the values of op and appends it; op carries the settings.
+func (b *Builder) BlockMatMul(name string, x, w Value, op BlockMatMul) Value {
+	in, wi, k := *b.info(x), *b.info(w), op.Blocks
+	need(k > 0 && wi.Rows == FixedRows(k) && in.Cols%k == 0 && wi.Cols%(in.Cols/k) == 0, "block_matmul %s: %d blocks of %d elements on %d columns", name, k, wi.Cols, in.Cols)
+	cols := wi.Cols / (in.Cols / k)
+	side := cols
+	if op.Trans {
+		side = in.Cols / k
+	}
+	need(!op.Shuffle || side%k == 0, "block_matmul %s: %d columns of a block among %d blocks", name, side, k)
+	op.X, op.W, op.Y = x, w, b.value(name, in.Rows, k*cols)
+	if op.C != None {
+		b.same("block_matmul addend", op.Y, op.C)
+	}
+	return b.add(&op, op.Y)
+}
+
 // Activate is act(x).
 func (b *Builder) Activate(name string, x Value, act Act) Value {
 	in := *b.info(x)
@@ -325,12 +350,13 @@ func (b *Builder) RowOuter(name string, u, v Value) Value {
 	return b.add(&RowOuter{U: u, V: v, Y: y}, y)
 }
 
-// ColNorm is the column norms of W + alpha·a b; see [ColNorm].
-func (b *Builder) ColNorm(name string, w WeightID, a, m Value, alpha float32) Value {
-	wt := b.P.Weight(w)
-	need(b.info(a).Rows == FixedRows(wt.In) && b.info(m).Cols == wt.Out, "col_norm %s: shapes", name)
-	y := b.value(name, FixedRows(1), wt.Out)
-	return b.add(&ColNorm{W: w, A: a, B: m, Alpha: alpha, Y: y}, y)
+// ColNorm fills in the weight and the result of op and appends it; see [ColNorm].
+func (b *Builder) ColNorm(name string, w WeightID, op ColNorm) Value {
+	op.W, op.Y = w, b.value(name, FixedRows(1), b.P.Weight(w).Out)
+	if err := checkShapes(b.P, &op); err != nil {
+		need(false, "col_norm %s: %v", name, err)
+	}
+	return b.add(&op, op.Y)
 }
 
 // CrossEntropy over classes; sets nothing, see SetLoss.

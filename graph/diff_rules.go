@@ -16,7 +16,7 @@ func isLoss(op Op) bool {
 // is there. Differentiate gives ParamGrads to no other operation.
 func Accumulates(op Op) bool {
 	switch op.(type) {
-	case *MatMul, *ColSum, *ColDot, *Axpby, *KronSumGrad, *KronApplyGrad, *RowOuterGrad:
+	case *MatMul, *ColSum, *ColDot, *Axpby, *KronSumGrad, *KronApplyGrad, *RowOuterGrad, *BlockMatMulGrad:
 		return true
 	}
 	return false
@@ -93,6 +93,8 @@ func (d *differ) ruleRows(op Op) error {
 			DF1: d.put(o.F1, true), DF2: d.put(o.F2, true)})
 	case *KronApply:
 		d.kronApply(o)
+	case *BlockMatMul:
+		d.blockMatMul(o)
 	case *RowOuter:
 		u, v := d.saved(o.U), d.saved(o.V)
 		d.emit(&RowOuterGrad{U: u, V: v, DY: d.of(o.Y), DU: d.put(o.U, true), DV: d.put(o.V, true)})
@@ -222,5 +224,25 @@ func (d *differ) kronApply(o *KronApply) {
 		back.X, back.F1, back.F2, back.Trans, back.C, back.Y = dy, f1, f2, !o.Trans, c, dst
 		return &back
 	})
+	d.pass(o.C, dy)
+}
+
+// blockMatMul: with y = alpha·x D + c, dx = alpha·dy Dᵀ: the same operation
+// with Trans flipped.
+func (d *differ) blockMatMul(o *BlockMatMul) {
+	dy := d.of(o.Y)
+	if d.wants(o.W) {
+		x := d.saved(o.X)
+		d.emit(&BlockMatMulGrad{X: x, DY: dy, Blocks: o.Blocks, Trans: o.Trans, Shuffle: o.Shuffle, Alpha: o.Alpha, DW: d.put(o.W, true)})
+		d.flush()
+	}
+	if d.wants(o.X) {
+		w := d.saved(o.W)
+		d.add(o.X, func(dst, c Value) Op {
+			back := *o
+			back.X, back.W, back.Trans, back.C, back.Y = dy, w, !o.Trans, c, dst
+			return &back
+		})
+	}
 	d.pass(o.C, dy)
 }

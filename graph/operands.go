@@ -294,6 +294,24 @@ func (o *RowOuterGrad) Outputs(d []Value) []Value { return list(d, o.DU, o.DV) }
 func (o *RowOuterGrad) Name() string { return "row_outer_grad" }
 
 // Inputs implements Op.
+func (o *BlockMatMul) Inputs(d []Value) []Value { return list(d, o.X, o.W, o.C) }
+
+// Outputs implements Op.
+func (o *BlockMatMul) Outputs(d []Value) []Value { return list(d, o.Y) }
+
+// Name implements Op.
+func (o *BlockMatMul) Name() string { return "block_matmul" }
+
+// Inputs implements Op.
+func (o *BlockMatMulGrad) Inputs(d []Value) []Value { return list(d, o.X, o.DY) }
+
+// Outputs implements Op.
+func (o *BlockMatMulGrad) Outputs(d []Value) []Value { return list(d, o.DW) }
+
+// Name implements Op.
+func (o *BlockMatMulGrad) Name() string { return "block_matmul_grad" }
+
+// Inputs implements Op.
 func (o *ColNorm) Inputs(d []Value) []Value { return list(d, o.A, o.B) }
 
 // Outputs implements Op.

@@ -130,9 +130,11 @@ type Axpby struct {
 	Y           Value
 }
 
-// ColScale: y[i, j] = x[i, j]·s[j]. s (1, cols).
+// ColScale: y[i, j] = x[i, j]·s[j] + bias[j]. s (1, cols); bias (cols) frozen,
+// or NoWeight.
 type ColScale struct {
 	X, S Value
+	Bias WeightID
 	Y    Value
 }
 
@@ -352,14 +354,48 @@ type RowOuterGrad struct {
 	DU, DV   Value
 }
 
+// BlockMatMul: y = alpha·x D + c, D block-diagonal and never formed: its blocks
+// are the matrices of w, or their transposes with Trans. w (Blocks, a·b): row i
+// is the row-major (a, b) matrix of block i. x (n, Blocks·a), y (n, Blocks·b);
+// swapped with Trans.
+//
+// With Shuffle the side of Blocks·b columns is stored with blocks and columns
+// exchanged, so that the next such product mixes the blocks: with q = b/Blocks,
+// column j·q + p of block i (j < Blocks, p < q) lies at j·b + i·q + p.
+// Source: GraLoRA, arXiv 2505.20355.
+type BlockMatMul struct {
+	X, W    Value
+	Blocks  int
+	Trans   bool
+	Shuffle bool
+	Alpha   float32
+	C       Value
+	Y       Value
+}
+
+// BlockMatMulGrad: the gradient of BlockMatMul with respect to w: dW_i =
+// alpha·x_iᵀ dy_i, or its transpose with Trans; adds when DW is a ParamGrad.
+// (The gradient with respect to x is BlockMatMul with Trans flipped.)
+type BlockMatMulGrad struct {
+	X, DY   Value
+	Blocks  int
+	Trans   bool
+	Shuffle bool
+	Alpha   float32
+	DW      Value
+}
+
 // ColNorm: y[j] = sqrt(Σ_i (W[i, j] + alpha·(a b)[i, j])²) for frozen W: the
-// column norms of DoRA's adapted weight. a (in, r), b (r, out), y (1, out).
-// Not differentiated: DoRA treats the norm as a constant.
+// column norms of DoRA's adapted weight, or with Inverse one over them.
+// a (in, r), or (r, in) with TransA; b (r, out), or (out, r) with TransB;
+// y (1, out). Not differentiated: DoRA treats the norm as a constant.
 type ColNorm struct {
-	W     WeightID
-	A, B  Value
-	Alpha float32
-	Y     Value
+	W              WeightID
+	A, B           Value
+	TransA, TransB bool
+	Alpha          float32
+	Inverse        bool
+	Y              Value
 }
 
 // CrossEntropy: loss = LossScale·Σ_i -log softmax(logits[i])[label[i]] over

@@ -113,6 +113,8 @@ func InPlace(op Op, dst []Value) []Value {
 		dst = append(dst, o.C)
 	case *MeanPoolGrad:
 		dst = append(dst, o.C)
+	case *BlockMatMul:
+		dst = append(dst, o.C)
 	case *KronApply:
 		dst = append(dst, o.C)
 	case *MSEGrad:

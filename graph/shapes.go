@@ -111,6 +111,7 @@ func checkShapes(p *Program, op Op) error {
 	case *ColScale:
 		c.like(c.of(o.Y), o.X)
 		c.is(o.S, FixedRows(1), c.of(o.Y).cols)
+		c.vector(o.Bias, c.of(o.Y).cols)
 	case *ColDot:
 		c.like(c.of(o.A), o.B)
 		c.like(shape{FixedRows(1), c.of(o.A).cols}, o.C, o.Y)
@@ -194,11 +195,13 @@ func (c *shapes) rest(op Op) {
 		c.outer(o.U, o.V, o.DY)
 		c.like(c.of(o.U), o.DU)
 		c.like(c.of(o.V), o.DV)
+	case *BlockMatMul:
+		c.blocks(o.X, o.W, o.Y, o.Blocks, o.Trans, o.Shuffle)
+		c.like(c.of(o.Y), o.C)
+	case *BlockMatMulGrad:
+		c.blocks(o.X, o.DW, o.DY, o.Blocks, o.Trans, o.Shuffle)
 	case *ColNorm:
-		in, out := c.matrix(o.W)
-		c.is(o.A, FixedRows(in), c.of(o.A).cols)
-		c.is(o.B, FixedRows(c.of(o.A).cols), out)
-		c.is(o.Y, FixedRows(1), out)
+		c.colNorm(o)
 	case *CrossEntropy:
 		c.like(one, o.Loss)
 	case *CrossEntropyGrad:
@@ -268,4 +271,36 @@ func (c *shapes) kronRows(x, y Value, n, m int, trans bool) {
 func (c *shapes) outer(u, v, y Value) {
 	c.is(v, c.of(u).rows, c.of(v).cols)
 	c.is(y, c.of(u).rows, c.of(u).cols*c.of(v).cols)
+}
+
+// blocks checks the operands of a product with a block-diagonal matrix.
+func (c *shapes) blocks(x, w, y Value, k int, trans, shuffle bool) {
+	if !c.given(x, w, y) {
+		return
+	}
+	if trans {
+		x, y = y, x
+	}
+	a, b := c.of(x).cols, c.of(y).cols
+	c.that(k > 0 && a%k == 0 && b%k == 0 && (!shuffle || b/k%k == 0), "%d blocks do not divide (%d, %d)", k, a, b)
+	c.is(y, c.of(x).rows, b)
+	if c.err == nil {
+		c.is(w, FixedRows(k), a/k*(b/k))
+	}
+}
+
+func (c *shapes) colNorm(o *ColNorm) {
+	in, out := c.matrix(o.W)
+	if !c.given(o.A, o.B, o.Y) {
+		return
+	}
+	a, b := c.of(o.A), c.of(o.B)
+	if o.TransA {
+		a = shape{FixedRows(a.cols), a.rows.N}
+	}
+	if o.TransB {
+		b = shape{FixedRows(b.cols), b.rows.N}
+	}
+	c.that(a.rows == FixedRows(in) && b.rows == FixedRows(a.cols) && b.cols == out, "%v and %v do not multiply to (%d, %d)", a, b, in, out)
+	c.is(o.Y, FixedRows(1), out)
 }

@@ -236,6 +236,10 @@ func (x *executable) runRest(op graph.Op) {
 		x.rowOuter(o)
 	case *graph.RowOuterGrad:
 		x.rowOuterGrad(o)
+	case *graph.BlockMatMul:
+		x.blockMatMul(o)
+	case *graph.BlockMatMulGrad:
+		x.blockMatMulGrad(o)
 	case *graph.ColNorm:
 		x.colNorm(o)
 	case *graph.CrossEntropy:

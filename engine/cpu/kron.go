@@ -137,24 +137,39 @@ func (x *executable) rowOuterGrad(o *graph.RowOuterGrad) {
 // the checkpoint's values, in float64.
 func (x *executable) colNorm(o *graph.ColNorm) {
 	a, b, y, buf := x.matrix(o.A), x.matrix(o.B), x.matrix(o.Y).row(0), x.shared
-	in, r, out := a.rows, a.cols, len(y)
-	at, aw, aa := carve(&buf, r*in), carve(&buf, r*out), carve(&buf, r*r)
-	kernel.Transpose(at, in, a.data, a.ld, in, r)
-	x.packedOf(o.W, forward).Mul(x.pool, r, at, in, aw, out, nil)
-	kernel.Gemm(x.pool, false, false, r, r, in, 1, at, in, a.data, a.ld, 0, aa, r)
+	r, in, out := a.cols, a.rows, len(y)
+	at := matrix{rows: r, cols: in, ld: in}
+	if o.TransA {
+		r, in = a.rows, a.cols
+		at = a
+	} else {
+		at.data = carve(&buf, r*in)
+		kernel.Transpose(at.data, in, a.data, a.ld, in, r)
+	}
+	down, across := b.ld, 1 // from b[k, j] to b[k+1, j] and b[k, j+1]
+	if o.TransB {
+		down, across = 1, b.ld
+	}
+	aw, aa := carve(&buf, r*out), carve(&buf, r*r)
+	x.packedOf(o.W, forward).Mul(x.pool, r, at.data, at.ld, aw, out, nil)
+	kernel.Gemm(x.pool, false, true, r, r, in, 1, at.data, at.ld, at.data, at.ld, 0, aa, r)
 	ww, alpha := x.weights[o.W][squares].squares, float64(o.Alpha)
 	x.eachRows(out, r*r, func(_, lo, hi int) {
 		for j := lo; j < hi; j++ {
 			s := ww[j]
 			for k := range r {
-				bk := float64(b.data[k*b.ld+j])
+				bk := float64(b.data[k*down+j*across])
 				t := 2 * float64(aw[k*out+j])
 				for l := range r {
-					t += alpha * float64(aa[k*r+l]) * float64(b.data[l*b.ld+j])
+					t += alpha * float64(aa[k*r+l]) * float64(b.data[l*down+j*across])
 				}
 				s += alpha * bk * t
 			}
-			y[j] = float32(math.Sqrt(max(s, 0)))
+			n := math.Sqrt(max(s, 0))
+			if o.Inverse {
+				n = 1 / n
+			}
+			y[j] = float32(n)
 		}
 	})
 }

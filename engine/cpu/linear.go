@@ -74,10 +74,13 @@ func (x *executable) addBias(o *graph.AddBias) {
 }
 
 func (x *executable) colScale(o *graph.ColScale) {
-	in, y, s := x.matrix(o.X), x.matrix(o.Y), x.matrix(o.S).row(0)
+	in, y, s, bias := x.matrix(o.X), x.matrix(o.Y), x.matrix(o.S).row(0), x.vectorOf(o.Bias)
 	x.eachRows(y.rows, y.cols, func(_, lo, hi int) {
 		for i := lo; i < hi; i++ {
 			kernel.Mul(y.row(i), in.row(i), s)
+			if bias != nil {
+				kernel.Add(y.row(i), y.row(i), bias)
+			}
 		}
 	})
 }

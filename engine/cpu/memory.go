@@ -40,7 +40,7 @@ func (x *executable) scratch(d graph.Dims) (shared, work int) {
 		case *graph.KronApplyGrad:
 			shared = max(shared, 2*cells(o.F1)+2*cells(o.F2))
 		case *graph.ColNorm:
-			r := x.p.Info(o.A).Cols
+			r := cells(o.A) / x.p.Weight(o.W).In
 			shared = max(shared, cells(o.A)+cells(o.B)+r*r)
 		}
 	}

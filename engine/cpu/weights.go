@@ -76,6 +76,8 @@ func weightUses(p *graph.Program) []([numUses]bool) {
 			need[o.Gamma][vector], need[o.Beta][vector] = true, true
 		case *graph.NormGrad:
 			need[o.Gamma][vector] = true
+		case *graph.ColScale:
+			need[o.Bias][vector] = true
 		case *graph.ColNorm:
 			need[o.W][forward], need[o.W][squares] = true, true
 		case *graph.LMLoss:

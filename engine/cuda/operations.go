@@ -141,7 +141,10 @@ func (x *executable) run(op graph.Op) error {
 		return x.over(y, "axpby", o.Alpha, x.mat(o.A), o.Beta, x.mat(o.B), y)
 	case *graph.ColScale:
 		y := x.mat(o.Y)
-		return x.over(y, "col_scale", x.mat(o.X), x.mat(o.S), y)
+		if err := x.over(y, "col_scale", x.mat(o.X), x.mat(o.S), y); err != nil || o.Bias == graph.NoWeight {
+			return err
+		}
+		return x.over(y, "add_bias", y, mat{p: x.vector(o.Bias), ld: y.cols, rows: 1, cols: y.cols}, y)
 	case *graph.Activate:
 		y := x.mat(o.Y)
 		return x.over(y, "activate", x.mat(o.X), int(o.Act), y)
@@ -204,6 +207,10 @@ func (x *executable) runRest(op graph.Op) error {
 		u, v := x.mat(o.U), x.mat(o.V)
 		g := flat(int64(x.rows(dy)) * int64(u.cols+v.cols))
 		return x.emit("row_outer_grad", g, 256, 0, x.batch.p, u, v, dy, x.mat(o.DU), x.mat(o.DV))
+	case *graph.BlockMatMul:
+		return x.blockMatMul(o)
+	case *graph.BlockMatMulGrad:
+		return x.blockMatMulGrad(o)
 	case *graph.ColNorm:
 		return x.colNorm(o)
 	case *graph.CrossEntropy:
@@ -295,6 +302,9 @@ func (x *executable) dropout(in mat, p float32, site uint32, c, y mat) error {
 }
 
 func (x *executable) colNorm(o *graph.ColNorm) error {
+	if o.TransA || o.TransB || o.Inverse {
+		return fmt.Errorf("the norms of a DoRA adapter are not computed on a GPU: train it on the CPU (--device cpu), or merge it")
+	}
 	w, s := x.p.Weight(o.W), x.weights[o.W]
 	name, si, sj := "col_norm_f32", int64(w.Out), int64(1)
 	if w.Transposed {

@@ -53,6 +53,8 @@ func used(p *graph.Program) []bool {
 			use[o.Gamma], use[o.Beta] = true, true
 		case *graph.NormGrad:
 			use[o.Gamma] = true
+		case *graph.ColScale:
+			use[o.Bias] = true
 		case *graph.ColNorm:
 			use[o.W] = true
 		case *graph.LMLoss:

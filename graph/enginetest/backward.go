@@ -141,6 +141,19 @@ func backwardMore() []opCase {
 		m.emit(&graph.RowOuterGrad{U: m.in(rows, 3), V: m.in(rows, 4), DY: m.in(rows, 12), DU: m.grad(6, 3), DV: m.grad(6, 4)})
 		m.emit(&graph.RowOuterGrad{U: m.in(rows, 3), V: m.in(rows, 4), DY: m.in(rows, 12), DV: m.grad(6, 4)})
 	})
+	for _, trans := range []bool{false, true} {
+		in, out := 6, 8
+		if trans {
+			in, out = out, in
+		}
+		add(fmt.Sprint("block_matmul_grad/trans=", trans), longer, func(m *maker) {
+			m.emit(&graph.BlockMatMulGrad{X: m.in(tok, in), DY: m.in(tok, out), Blocks: 2, Trans: trans, Shuffle: true, Alpha: 0.7, DW: m.grad(2, 12)})
+			m.emit(&graph.BlockMatMulGrad{X: m.in(tok, in), DY: m.in(tok, out), Blocks: 2, Trans: trans, Alpha: 0.7, DW: m.out(graph.FixedRows(2), 12)})
+		})
+		add(fmt.Sprint("block_matmul/result/trans=", trans), ragged, func(m *maker) {
+			m.emit(&graph.BlockMatMul{X: m.in(tok, in), W: m.fixed(2, 12), Blocks: 2, Trans: trans, Shuffle: true, Alpha: 0.7, C: m.c(tok, out), Y: m.out(tok, out)})
+		})
+	}
 	add("cross_entropy_grad", ragged, func(m *maker) {
 		x := m.in(graph.PerSeq, 6)
 		m.labels(len(ragged), 6)

@@ -95,6 +95,9 @@ func forwardCases() []opCase {
 	add("add/twice", ragged, func(m *maker) graph.Value { x := m.tokens(5); return m.Add("y", x, x) })
 	add("axpby/twice", ragged, func(m *maker) graph.Value { x := m.tokens(5); return m.Axpby("y", 0.5, x, -2, x) })
 	add("col_scale", ragged, func(m *maker) graph.Value { return m.ColScale("y", m.tokens(7), m.fixed(1, 7)) })
+	add("col_scale/bias", ragged, func(m *maker) graph.Value {
+		return m.ColScaleBias("y", m.tokens(7), m.fixed(1, 7), m.vector("b", 7, 1))
+	})
 	add("col_scale/params", single, func(m *maker) graph.Value { return m.ColScale("y", m.fixed(3, 7), m.fixed(1, 7)) })
 	for _, rms := range []bool{false, true} {
 		kind := map[bool]string{false: "layer", true: "rms"}[rms]
@@ -115,6 +118,7 @@ func forwardCases() []opCase {
 	cs = append(cs, ropeCases()...)
 	cs = append(cs, attentionCases()...)
 	cs = append(cs, kronCases()...)
+	cs = append(cs, blockCases()...)
 	return append(cs, lossCases()...)
 }
 
@@ -236,10 +240,37 @@ func kronCases() []opCase {
 		}},
 		opCase{name: "col_norm", lens: ragged, rows: -1, build: func(m *maker) graph.Value {
 			// A constant for the gradient, so another path carries one.
-			n := m.ColNorm("n", m.weight("w", 6, 5, true), m.fixedAct(6, 2), m.fixedAct(2, 5), 0.5)
+			n := m.ColNorm("n", m.weight("w", 6, 5, true), graph.ColNorm{A: m.fixedAct(6, 2), B: m.fixedAct(2, 5), Alpha: 0.5})
 			return m.ColScale("y", m.tokens(5), n)
 		}},
+		opCase{name: "col_norm/inverse of transposes", lens: ragged, rows: -1, build: func(m *maker) graph.Value {
+			n := m.ColNorm("n", m.weight("w", 33, 70, false), graph.ColNorm{A: m.fixed(3, 33), TransA: true, B: m.fixed(70, 3), TransB: true, Alpha: -0.4, Inverse: true})
+			return m.ColScaleBias("y", m.tokens(70), n, m.vector("b", 70, 0))
+		}},
 	)
+}
+
+// blockCases are products with block-diagonal matrices.
+func blockCases() []opCase {
+	var cs []opCase
+	for _, k := range []struct {
+		name         string
+		blocks, a, b int
+	}{{"one", 1, 5, 3}, {"two", 2, 3, 4}, {"three", 3, 2, 3}, {"four", 4, 19, 24}} {
+		for _, trans := range []bool{false, true} {
+			for _, shuffle := range []bool{false, true} {
+				in, out := k.blocks*k.a, k.blocks*k.b
+				if trans {
+					in, out = out, in
+				}
+				cs = append(cs, opCase{name: fmt.Sprintf("block_matmul/%s/trans=%v/shuffle=%v", k.name, trans, shuffle), lens: ragged, rows: -1, build: func(m *maker) graph.Value {
+					w := m.fixed(k.blocks, k.a*k.b)
+					return m.BlockMatMul("y", m.tokens(in), w, graph.BlockMatMul{Blocks: k.blocks, Trans: trans, Shuffle: shuffle, Alpha: 0.7, C: m.c(graph.PerToken, out)})
+				}})
+			}
+		}
+	}
+	return cs
 }
 
 func lossCases() []opCase {

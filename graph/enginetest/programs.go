@@ -215,6 +215,6 @@ func (m *maker) outerAdapter(name string, x, y graph.Value) graph.Value {
 	}
 	f2 := m.RowOuter(name+"uv", par("u", terms, in/4, 0.4), par("v", terms, out/4, 0.4))
 	d := m.KronApply(name+"delta", x, graph.KronApply{F1: par("a", terms, 16, 0.4), F2: f2, Terms: terms, A1: 4, R1: 4, A2: in / 4, R2: out / 4, N: in, M: out, Alpha: 0.5})
-	norms := m.ColNorm(name+"norms", m.weight(name+"mlp.c_proj", in, out, true), par("na", in, 2, 0.2), par("nb", 2, out, 0.2), 0.5)
+	norms := m.ColNorm(name+"norms", m.weight(name+"mlp.c_proj", in, out, true), graph.ColNorm{A: par("na", in, 2, 0.2), B: par("nb", 2, out, 0.2), Alpha: 0.5})
 	return m.Axpby(name+"adapted", 1, y, 0.1, m.ColScale(name+"scaled", m.ColScale(name+"magnitude", d, norms), par("m", 1, out, 1)))
 }

@@ -35,3 +35,33 @@ func (x *Executable) kronGrad(k kron, v1, v2 graph.Value, dy matrix, d1, d2 grap
 	x.put(d1, df1, none)
 	x.put(d2, df2, none)
 }
+
+// blockRows is the number of rows of a block of D (rows, cols), or of Dᵀ
+// (rows, cols).
+func blockRows(trans bool, blocks, rows, cols int) int {
+	if trans {
+		rows = cols
+	}
+	return rows / blocks
+}
+
+// blockColumn is where column c of block k, of b columns, lies.
+func blockColumn(k, c, b, blocks int, shuffle bool) int {
+	if !shuffle {
+		return k*b + c
+	}
+	q := b / blocks
+	return c/q*b + k*q + c%q
+}
+
+// blockDiagonal forms the matrix whose blocks, of a rows each, are the rows of w.
+func blockDiagonal(w matrix, blocks, a int, shuffle bool) matrix {
+	b := w.cols / a
+	d := newMatrix(blocks*a, blocks*b)
+	for k := range blocks {
+		for e, v := range w.row(k) {
+			d.set(k*a+e/b, blockColumn(k, e%b, b, blocks, shuffle), v)
+		}
+	}
+	return d
+}

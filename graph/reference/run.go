@@ -44,7 +44,7 @@ func (x *Executable) run(op graph.Op) error {
 		}), none)
 	case *graph.ColScale:
 		a, s := x.get(o.X), x.get(o.S)
-		x.put(o.Y, each(a.rows, a.cols, func(i, j int) float64 { return a.at(i, j) * s.at(0, j) }), none)
+		x.put(o.Y, each(a.rows, a.cols, func(i, j int) float64 { return a.at(i, j)*s.at(0, j) + vector(x.weight(o.Bias), j, 0) }), none)
 	case *graph.ColDot:
 		a, b := x.get(o.A), x.get(o.B)
 		x.put(o.Y, each(1, a.cols, func(_, j int) float64 {
@@ -143,9 +143,26 @@ func (x *Executable) runMore(op graph.Op) error {
 		x.put(o.DU, du, none)
 		x.put(o.DV, dv, none)
 	case *graph.ColNorm:
-		w, ab := x.weight(o.W), x.get(o.A).times(x.get(o.B))
+		w, ab := x.weight(o.W), x.get(o.A).t(o.TransA).times(x.get(o.B).t(o.TransB))
 		x.put(o.Y, each(1, w.cols, func(_, j int) float64 {
-			return math.Sqrt(sum(w.rows, func(i int) float64 { return sq(w.at(i, j) + float64(o.Alpha)*ab.at(i, j)) }))
+			n := math.Sqrt(sum(w.rows, func(i int) float64 { return sq(w.at(i, j) + float64(o.Alpha)*ab.at(i, j)) }))
+			if o.Inverse {
+				return 1 / n
+			}
+			return n
+		}), none)
+	case *graph.BlockMatMul:
+		in := x.get(o.X)
+		d := blockDiagonal(x.get(o.W), o.Blocks, blockRows(o.Trans, o.Blocks, in.cols, x.get(o.Y).cols), o.Shuffle)
+		y := in.times(d.t(o.Trans))
+		x.put(o.Y, each(y.rows, y.cols, func(i, j int) float64 { return float64(o.Alpha) * y.at(i, j) }), o.C)
+	case *graph.BlockMatMulGrad:
+		in, dy := x.get(o.X), x.get(o.DY)
+		dd := in.t(true).times(dy).t(o.Trans)
+		a := blockRows(o.Trans, o.Blocks, in.cols, dy.cols)
+		b := dd.cols / o.Blocks
+		x.put(o.DW, each(o.Blocks, a*b, func(k, e int) float64 {
+			return float64(o.Alpha) * dd.at(k*a+e/b, blockColumn(k, e%b, b, o.Blocks, o.Shuffle))
 		}), none)
 	default:
 		return x.runLoss(op)
