@@ -25,6 +25,8 @@ func ParseForm(s string) (Form, error) { return parseEnum("form", s, FormLoRA, F
 type ExportOptions struct {
 	Form    Form
 	Replace bool // an existing directory
+	// Finish is as in SaveOptions.
+	Finish func(dir string) error
 	// Prefix is put before the paths of adapted modules and of a trained
 	// pooler, with a dot at its end: "bert." when the checkpoint is a bare
 	// encoder and PEFT will wrap a model with a head.
@@ -76,10 +78,10 @@ func (a *Adapter) exportLoRA(dir string, o ExportOptions) error {
 		return err
 	}
 	if l.Method == a.Method && o.Prefix == "" {
-		return l.Save(dir, o.Replace)
+		return l.SaveWith(dir, SaveOptions{o.Replace, o.Finish})
 	}
 	l.Config = explicit(l.Config, l.Modules)
-	return l.Save(dir, o.Replace)
+	return l.SaveWith(dir, SaveOptions{o.Replace, o.Finish})
 }
 
 // AsLoRA returns the adapter as a LoRA with the same ΔW: itself, or lsr with
@@ -173,7 +175,7 @@ func (a *Adapter) exportLoKr(dir string, o ExportOptions) error {
 	if err != nil {
 		return err
 	}
-	return writeDir(dir, o.Replace, config, ts, []safetensors.KV{{Key: "format", Value: "pt"}})
+	return writeDir(dir, SaveOptions{o.Replace, o.Finish}, config, ts, []safetensors.KV{{Key: "format", Value: "pt"}})
 }
 
 // oneTerm returns ΔW without scale as one uncut Kronecker product.

@@ -12,6 +12,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/safetensors"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
@@ -25,7 +26,12 @@ const adapterShard = "model-adapter.safetensors"
 //
 // A base in one file becomes one file; a sharded base keeps its shards and
 // gains one. The base's data are copied inside the kernel where it can.
-func WriteInto(base *formats.Checkpoint, a *Adapter, out string, replace bool) (err error) {
+func WriteInto(base *formats.Checkpoint, a *Adapter, out string, replace bool) error {
+	return WriteIntoWith(base, a, out, SaveOptions{Replace: replace})
+}
+
+// WriteIntoWith is WriteInto with options.
+func WriteIntoWith(base *formats.Checkpoint, a *Adapter, out string, o SaveOptions) (err error) {
 	k, err := Lookup(a.Method)
 	if err != nil {
 		return err
@@ -52,7 +58,7 @@ func WriteInto(base *formats.Checkpoint, a *Adapter, out string, replace bool) (
 	if err != nil {
 		return err
 	}
-	d, err := atomicfile.NewDir(out, replace)
+	d, err := atomicfile.NewDir(out, o.Replace)
 	if err != nil {
 		return err
 	}
@@ -72,7 +78,7 @@ func WriteInto(base *formats.Checkpoint, a *Adapter, out string, replace bool) (
 	if err := w.carry(); err != nil {
 		return err
 	}
-	return d.Commit()
+	return o.commit(d)
 }
 
 func same(a, b string) bool {
@@ -237,7 +243,7 @@ func (w *intoWriter) carry() error {
 	single := strings.HasSuffix(w.base.Path(), ".safetensors")
 	for _, e := range entries {
 		name := e.Name()
-		if strings.HasPrefix(name, ".") || name == ConfigFile || isWeights(name) || single && !isModelFile(name) {
+		if strings.HasPrefix(name, ".") || name == ConfigFile || name == manifest.File || isWeights(name) || single && !isModelFile(name) {
 			continue
 		}
 		// Follows links: the Hugging Face cache consists of them.

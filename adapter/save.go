@@ -40,6 +40,19 @@ type fileTensor struct {
 //
 // Modules of head tensors that ModulesToSave lacks are added to it.
 func (a *Adapter) Save(dir string, replace bool) error {
+	return a.SaveWith(dir, SaveOptions{Replace: replace})
+}
+
+// SaveOptions say how a directory is written.
+type SaveOptions struct {
+	Replace bool // an existing one
+	// Finish, which may be nil, adds further files to the directory, which does
+	// not have its name yet. After an error nothing is left.
+	Finish func(dir string) error
+}
+
+// SaveWith is Save with options.
+func (a *Adapter) SaveWith(dir string, o SaveOptions) error {
 	k, err := Lookup(a.Method)
 	if err != nil {
 		return err
@@ -54,7 +67,7 @@ func (a *Adapter) Save(dir string, replace bool) error {
 	if err != nil {
 		return err
 	}
-	return writeDir(dir, replace, config, a.fileTensors(), a.metadata())
+	return writeDir(dir, o, config, a.fileTensors(), a.metadata())
 }
 
 func (a *Adapter) encodeConfig(k Kind) ([]byte, error) {
@@ -147,8 +160,8 @@ func (a *Adapter) metadata() []safetensors.KV {
 }
 
 // writeDir writes configuration and tensors.
-func writeDir(dir string, replace bool, config []byte, ts []fileTensor, metadata []safetensors.KV) error {
-	d, err := atomicfile.NewDir(dir, replace)
+func writeDir(dir string, o SaveOptions, config []byte, ts []fileTensor, metadata []safetensors.KV) error {
+	d, err := atomicfile.NewDir(dir, o.Replace)
 	if err != nil {
 		return err
 	}
@@ -168,6 +181,16 @@ func writeDir(dir string, replace bool, config []byte, ts []fileTensor, metadata
 	}
 	if err := crossRead(filepath.Join(d.Path(), formats.AdapterFile), ts); err != nil {
 		return err
+	}
+	return o.commit(d)
+}
+
+// commit gives a directory that is complete but for the further files its name.
+func (o *SaveOptions) commit(d *atomicfile.Dir) error {
+	if o.Finish != nil {
+		if err := o.Finish(d.Path()); err != nil {
+			return err
+		}
 	}
 	return d.Commit()
 }

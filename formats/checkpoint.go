@@ -137,6 +137,10 @@ func (c *Checkpoint) Bytes(t Tensor) ([]byte, error) {
 	return m[t.Offset : t.Offset+t.Bytes : t.Offset+t.Bytes], nil
 }
 
+// Mapped returns a whole file as a view of its read-only mapping, with the same
+// rules as Bytes.
+func (c *Checkpoint) Mapped(file int) ([]byte, error) { return c.mapped(file) }
+
 func (c *Checkpoint) mapped(file int) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

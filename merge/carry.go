@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 )
 
 const configFile = "config.json"
@@ -43,6 +44,9 @@ func (p *Plan) findCarried() error {
 			if hidden || single {
 				return fs.SkipDir
 			}
+			return nil
+		}
+		if rel == manifest.File { // says what the base is, not what the output is
 			return nil
 		}
 		st, err := os.Stat(path)

@@ -14,6 +14,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
@@ -94,6 +95,11 @@ type Options struct {
 	// Config sets further keys of the output's config.json, such as
 	// architectures and labels that belong to a trained head.
 	Config []ConfigValue
+	// Manifest, if not nil, is where the output says that it comes from: it gets a
+	// manifest with the checksums of its tensors. Those of tensors that are copied
+	// are taken from the base's manifest, if it has one, so that a base that is damaged
+	// shows in the output.
+	Manifest *manifest.Provenance
 	// FS replaces the file system of the output in tests.
 	FS atomicfile.FS
 }
@@ -114,6 +120,7 @@ type Plan struct {
 	left    []string
 	untied  []string
 	whole   int // tensors that lie whole in gaps
+	touched map[string]bool
 }
 
 // planned collects what happens to one tensor.
@@ -225,6 +232,10 @@ func (p *Plan) assign(sources []Source) (map[string]*planned, error) {
 	}
 	if len(todo) == 0 {
 		return nil, fmt.Errorf("%w: nothing to merge: no adapter has an update", ErrMismatch)
+	}
+	p.touched = map[string]bool{}
+	for name := range todo {
+		p.touched[name] = true
 	}
 	return todo, nil
 }

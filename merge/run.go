@@ -14,6 +14,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
@@ -38,10 +39,35 @@ func (p *Plan) Run(ctx context.Context, out string, progress func(done, total in
 	if err != nil {
 		return nil, err
 	}
+	if err := p.writeManifest(ctx, s); err != nil {
+		return nil, err
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return rep, s.commit()
+}
+
+// writeManifest reads the output back while the system writes it to disk.
+func (p *Plan) writeManifest(ctx context.Context, s *sink) error {
+	if p.o.Manifest == nil || s.dir == nil {
+		return nil
+	}
+	return manifest.WriteIn(ctx, s.dir.Path(), *p.o.Manifest, manifest.Options{Workers: p.o.Workers, Known: p.knownSums()})
+}
+
+// knownSums are the checksums, by the base's manifest, of the tensors that are
+// copied.
+func (p *Plan) knownSums() map[string]manifest.TensorSum {
+	m, err := manifest.Read(p.base.Dir())
+	if err != nil { // without one, all is read
+		return nil
+	}
+	known := m.Sums()
+	for name := range p.touched {
+		delete(known, name)
+	}
+	return known
 }
 
 // checkOutput refuses an output that is the base, in it or around it.

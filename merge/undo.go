@@ -15,6 +15,7 @@ import (
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 )
 
 // UndoFile is the name of the file that a reversible merge adds to its output.
@@ -35,6 +36,8 @@ type undoPlan struct {
 	Files  []undoPart `json:"files"`
 	Index  *undoBytes `json:"index,omitempty"`
 	Config *undoBytes `json:"config,omitempty"`
+	// Manifest is the base's, if it has one.
+	Manifest *undoBytes `json:"manifest,omitempty"`
 }
 
 // undoBytes is a small file kept as it was.
@@ -137,6 +140,12 @@ func (p *Plan) newUndo(d *atomicfile.Dir, jobs []job) (*undoWriter, error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+	if u.plan.Manifest, err = keepFile(manifest.Path(p.base.Dir())); errors.Is(err, os.ErrNotExist) {
+		u.plan.Manifest, err = nil, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	if u.h, err = d.Create(UndoFile, 0o666); err != nil {
 		return nil, err
@@ -334,7 +343,7 @@ func (u *undoPlan) check(bad func(string) error) error {
 			}
 		}
 	}
-	for _, k := range []*undoBytes{u.Index, u.Config} {
+	for _, k := range []*undoBytes{u.Index, u.Config, u.Manifest} {
 		if k != nil && !plain(k.Name) {
 			return bad(fmt.Sprintf("bad file name %q", k.Name))
 		}

@@ -153,7 +153,7 @@ func (m *unmerger) run(ctx context.Context, d *atomicfile.Dir, p *Plan, workers 
 }
 
 func (m *unmerger) others(d *atomicfile.Dir, p *Plan) error {
-	for _, k := range []*undoBytes{m.u.Index, m.u.Config} {
+	for _, k := range []*undoBytes{m.u.Index, m.u.Config, m.u.Manifest} {
 		if k == nil {
 			continue
 		}

@@ -34,7 +34,7 @@ var allowed = map[string]string{
 	"graph/reference":            "graph graph/philox tensor",
 	"graph/enginetest":           "graph graph/reference",
 	"task":                       "text tensor internal/suggest",
-	"adapter":                    "kron graph formats formats/safetensors tensor internal/atomicfile internal/suggest internal/kernel graph/philox",
+	"adapter":                    "kron graph formats formats/safetensors tensor internal/atomicfile internal/suggest internal/kernel graph/philox manifest",
 	"engine/cpu":                 "graph kron internal/kernel tensor",
 	"engine/cuda":                "graph",
 	"model":                      "adapter graph formats tensor internal/suggest formats/onnx",
