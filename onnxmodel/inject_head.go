@@ -1,7 +1,9 @@
 package onnxmodel
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
@@ -51,4 +53,13 @@ func (x *injector) head(ts []adapter.Tensor) error {
 		x.out.Inputs++
 	}
 	return nil
+}
+
+// HeadParameter is a head tensor as the value of an input, float32.
+func HeadParameter(t adapter.Tensor) Parameter {
+	raw := make([]byte, 4*len(t.Data))
+	for i, v := range t.Data {
+		binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(v))
+	}
+	return Parameter{Name: t.Name, Type: onnx.Float, Dims: slices.Clone(t.Shape), Data: raw}
 }

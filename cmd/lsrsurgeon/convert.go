@@ -10,6 +10,7 @@ import (
 )
 
 type convertOptions struct {
+	graphFlags
 	out, to, base, prefix string
 	set                   map[string]bool // flags that the user gave
 }
@@ -28,6 +29,8 @@ func convertTargets() []convertTarget {
 	return []convertTarget{
 		{name: "peft-lora", help: "PEFT's LoRA", run: runConvertPEFT},
 		{name: "peft-lokr", help: "PEFT's LoKr", run: runConvertPEFT},
+		{name: "onnx", help: "an ONNX graph with the adapter in it", flags: addConvertONNX, run: runConvertONNX},
+		{name: "onnx-adapter", help: "values for the graph's optional inputs, as ONNX Runtime loads them", run: runConvertONNXAdapter},
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/decompose"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/merge"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
@@ -86,7 +87,7 @@ func verdict(err error) (code int, msg, hint string) {
 // refused says that the input is at fault.
 func refused(err error) bool {
 	for _, e := range []error{
-		formats.ErrMalformed, formats.ErrNotFound, formats.ErrUnsupported, adapter.ErrMismatch,
+		formats.ErrMalformed, formats.ErrNotFound, formats.ErrUnsupported, onnx.ErrMalformed, onnx.ErrUnsupported, adapter.ErrMismatch,
 		merge.ErrMismatch, merge.ErrNonFinite, merge.ErrUnchanged, merge.ErrOverflow,
 		decompose.ErrMismatch, task.ErrBadData, text.ErrNoTokenizer, text.ErrMalformed, train.ErrDiverged, train.ErrStateMismatch, fs.ErrNotExist,
 	} {

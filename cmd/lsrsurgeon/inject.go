@@ -15,6 +15,7 @@ import (
 
 type injectOptions struct {
 	adapterFlags
+	graphFlags
 	out, into, taskType, saveModules string
 }
 
@@ -30,17 +31,20 @@ update is checked to be exactly zero, so that the adapted model starts as the
 base model.`,
 		Example: `  lsrsurgeon inject MODEL -o adapter --method lsr --rank 2x2 --terms 16 --target query,value
   lsrsurgeon inject MODEL -o adapter --method lora --rank 8 --target all-linear --layers 8-11
-  lsrsurgeon inject MODEL -o adapter --into combined`,
+  lsrsurgeon inject MODEL -o adapter --into combined
+  lsrsurgeon inject MODEL.onnx -o adapter --into adaptable.onnx --as inputs`,
 		Args: exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.set = changed(cmd)
 			return runInject(a, args[0], o)
 		},
 	}
-	o.add(c)
+	o.adapterFlags.add(c)
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory to write the adapter to")
-	f.StringVar(&o.into, "into", "", "also write base and adapter tensors as one checkpoint")
+	f.StringVar(&o.into, "into", "", "also write base and adapter as one: a checkpoint with the tensors of both, or for an ONNX model a graph with the adapter in it")
+	o.graphFlags.add(c)
+	f.StringVar(&o.names, "names-from", "", namesFromHelp)
 	enumFlag(c, &o.taskType, "task-type", "PEFT's task type", "auto", "none", "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION")
 	f.StringVar(&o.saveModules, "modules-to-save", "", "modules trained whole and saved with the adapter (default: the classification head, if one is trained)")
 	must(c.MarkFlagRequired("output"))
@@ -56,8 +60,15 @@ func runInject(a *app, path string, o *injectOptions) error {
 	if err := a.checkOutputs(path, o.out, o.into); err != nil {
 		return err
 	}
+	isGraph := ck.Format() == formats.FormatONNX
+	if (o.set["as"] || o.set["form"]) && (!isGraph || o.into == "") {
+		return usagef("--as and --form say how the adapter goes into an ONNX graph: they need an ONNX model and --into")
+	}
 	sites, known, err := model.SitesOf(ck)
 	if err != nil {
+		return err
+	}
+	if sites, err = namesFrom(a, ck, sites, o.names); err != nil {
 		return err
 	}
 	cfg, err := o.config(sites)
@@ -78,11 +89,16 @@ func runInject(a *app, path string, o *injectOptions) error {
 	if err != nil {
 		return err
 	}
+	graph, err := planGraph(ck, ad, o)
+	if err != nil {
+		return err
+	}
+	defer graph.close()
 	if err := ad.Save(o.out, a.force); err != nil {
 		return err
 	}
 	if o.into != "" {
-		if err := adapter.WriteInto(ck, ad, o.into, a.force); err != nil {
+		if err := graph.write(a, ck, ad, o); err != nil {
 			return err
 		}
 	}

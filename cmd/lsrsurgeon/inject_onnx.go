@@ -1,0 +1,44 @@
+package main
+
+import (
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
+	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
+)
+
+// graphPlan is a new adapter's way into an ONNX graph, for inject --into. Its
+// zero value is that into a checkpoint.
+type graphPlan struct {
+	m  *onnx.Model
+	in *onnxmodel.Injected
+}
+
+// planGraph finds before anything is written what cannot be injected.
+func planGraph(ck *formats.Checkpoint, ad *adapter.Adapter, o *injectOptions) (g graphPlan, err error) {
+	if o.into == "" || ck.Format() != formats.FormatONNX {
+		return g, nil
+	}
+	if g.m, err = onnx.Open(ck.Path()); err != nil {
+		return g, err
+	}
+	if g.in, err = onnxmodel.Inject(g.m, ad, o.options()); err != nil {
+		g.m.Close()
+	}
+	return g, err
+}
+
+func (g *graphPlan) close() {
+	if g.m != nil {
+		g.m.Close()
+	}
+}
+
+// write writes base and adapter as one.
+func (g *graphPlan) write(a *app, ck *formats.Checkpoint, ad *adapter.Adapter, o *injectOptions) error {
+	if g.m == nil {
+		return adapter.WriteInto(ck, ad, o.into, a.force)
+	}
+	_, err := writeGraph(a, g.m, g.in, o.into, ck.Dir())
+	return err
+}
