@@ -149,10 +149,20 @@ func epilogueNoneAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre in
 //go:noescape
 func epilogueGELUAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre int, res *float32, ldres int, rows int, n8 int)
 
+// slopeGELUAVX2 is the epilogue that stores act'(c+bias) to pre.
+//
+//go:noescape
+func slopeGELUAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre int, res *float32, ldres int, rows int, n8 int)
+
 // epilogueGELUTanhAVX2 sets c = act(c+bias) + res; see genEpilogues in _asm.
 //
 //go:noescape
 func epilogueGELUTanhAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre int, res *float32, ldres int, rows int, n8 int)
+
+// slopeGELUTanhAVX2 is the epilogue that stores act'(c+bias) to pre.
+//
+//go:noescape
+func slopeGELUTanhAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre int, res *float32, ldres int, rows int, n8 int)
 
 // epilogueReLUAVX2 sets c = act(c+bias) + res; see genEpilogues in _asm.
 //
@@ -168,6 +178,11 @@ func epilogueSiLUAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre in
 //
 //go:noescape
 func epilogueTanhAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre int, res *float32, ldres int, rows int, n8 int)
+
+// timesRowsAVX2 multiplies rows of 8·n8 elements of c by those of f.
+//
+//go:noescape
+func timesRowsAVX2(c *float32, ldc int, f *float32, ldf int, rows int, n8 int)
 
 // dotAVX2 returns Σ x·y.
 //

@@ -7812,55 +7812,55 @@ end:
 // Requires: AVX
 TEXT ·epilogueNoneAVX2(SB), NOSPLIT, $0-72
 	MOVQ c+0(FP), AX
-	MOVQ pre+24(FP), CX
-	MOVQ res+40(FP), DX
-	MOVQ ldc+8(FP), BX
-	MOVQ ldpre+32(FP), SI
-	MOVQ ldres+48(FP), DI
-	SHLQ $0x02, BX
+	MOVQ bias+16(FP), CX
+	MOVQ pre+24(FP), DX
+	MOVQ res+40(FP), BX
+	MOVQ ldc+8(FP), SI
+	MOVQ ldpre+32(FP), DI
+	MOVQ ldres+48(FP), R8
 	SHLQ $0x02, SI
 	SHLQ $0x02, DI
-	MOVQ rows+56(FP), R8
-	MOVQ n8+64(FP), R9
-	SHLQ $0x05, R9
+	SHLQ $0x02, R8
+	MOVQ rows+56(FP), R9
+	MOVQ n8+64(FP), R10
+	SHLQ $0x05, R10
 
 row:
-	MOVQ bias+16(FP), R10
 	XORQ R11, R11
 
 loop:
 	VMOVUPS (AX)(R11*1), Y0
-	TESTQ   R10, R10
+	TESTQ   CX, CX
 	JZ      nobias
-	VADDPS  (R10)(R11*1), Y0, Y0
+	VADDPS  (CX)(R11*1), Y0, Y0
 
 nobias:
-	TESTQ   CX, CX
+	TESTQ   DX, DX
 	JZ      nopre
-	VMOVUPS Y0, (CX)(R11*1)
+	VMOVUPS Y0, (DX)(R11*1)
 
 nopre:
-	TESTQ  DX, DX
+	TESTQ  BX, BX
 	JZ     nores
-	VADDPS (DX)(R11*1), Y0, Y0
+	VADDPS (BX)(R11*1), Y0, Y0
 
 nores:
 	VMOVUPS Y0, (AX)(R11*1)
 	ADDQ    $0x20, R11
-	CMPQ    R11, R9
+	CMPQ    R11, R10
 	JLT     loop
-	ADDQ    BX, AX
-	TESTQ   CX, CX
+	ADDQ    SI, AX
+	TESTQ   DX, DX
 	JZ      nonextpre
-	ADDQ    SI, CX
+	ADDQ    DI, DX
 
 nonextpre:
-	TESTQ DX, DX
+	TESTQ BX, BX
 	JZ    nonextres
-	ADDQ  DI, DX
+	ADDQ  R8, BX
 
 nonextres:
-	DECQ R8
+	DECQ R9
 	JNZ  row
 	VZEROUPPER
 	RET
@@ -7869,32 +7869,32 @@ nonextres:
 // Requires: AVX, FMA3
 TEXT ·epilogueGELUAVX2(SB), NOSPLIT, $0-72
 	MOVQ c+0(FP), AX
-	MOVQ pre+24(FP), CX
-	MOVQ res+40(FP), DX
-	MOVQ ldc+8(FP), BX
-	MOVQ ldpre+32(FP), SI
-	MOVQ ldres+48(FP), DI
-	SHLQ $0x02, BX
+	MOVQ bias+16(FP), CX
+	MOVQ pre+24(FP), DX
+	MOVQ res+40(FP), BX
+	MOVQ ldc+8(FP), SI
+	MOVQ ldpre+32(FP), DI
+	MOVQ ldres+48(FP), R8
 	SHLQ $0x02, SI
 	SHLQ $0x02, DI
-	MOVQ rows+56(FP), R8
-	MOVQ n8+64(FP), R9
-	SHLQ $0x05, R9
+	SHLQ $0x02, R8
+	MOVQ rows+56(FP), R9
+	MOVQ n8+64(FP), R10
+	SHLQ $0x05, R10
 
 row:
-	MOVQ bias+16(FP), R10
 	XORQ R11, R11
 
 loop:
 	VMOVUPS (AX)(R11*1), Y0
-	TESTQ   R10, R10
+	TESTQ   CX, CX
 	JZ      nobias
-	VADDPS  (R10)(R11*1), Y0, Y0
+	VADDPS  (CX)(R11*1), Y0, Y0
 
 nobias:
-	TESTQ   CX, CX
+	TESTQ   DX, DX
 	JZ      nopre
-	VMOVUPS Y0, (CX)(R11*1)
+	VMOVUPS Y0, (DX)(R11*1)
 
 nopre:
 	VMULPS      lanes<>+704(SB), Y0, Y1
@@ -7919,27 +7919,135 @@ nopre:
 	VDIVPS      Y4, Y3, Y3
 	VMULPS      lanes<>+320(SB), Y0, Y0
 	VFMADD213PS Y0, Y0, Y3
-	TESTQ       DX, DX
+	TESTQ       BX, BX
 	JZ          nores
-	VADDPS      (DX)(R11*1), Y3, Y3
+	VADDPS      (BX)(R11*1), Y3, Y3
 
 nores:
 	VMOVUPS Y3, (AX)(R11*1)
 	ADDQ    $0x20, R11
-	CMPQ    R11, R9
+	CMPQ    R11, R10
 	JLT     loop
-	ADDQ    BX, AX
-	TESTQ   CX, CX
+	ADDQ    SI, AX
+	TESTQ   DX, DX
 	JZ      nonextpre
-	ADDQ    SI, CX
+	ADDQ    DI, DX
 
 nonextpre:
-	TESTQ DX, DX
+	TESTQ BX, BX
 	JZ    nonextres
-	ADDQ  DI, DX
+	ADDQ  R8, BX
 
 nonextres:
-	DECQ R8
+	DECQ R9
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func slopeGELUAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre int, res *float32, ldres int, rows int, n8 int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·slopeGELUAVX2(SB), NOSPLIT, $0-72
+	MOVQ    c+0(FP), AX
+	MOVQ    bias+16(FP), CX
+	MOVQ    pre+24(FP), DX
+	MOVQ    res+40(FP), BX
+	MOVQ    ldc+8(FP), SI
+	MOVQ    ldpre+32(FP), DI
+	MOVQ    ldres+48(FP), R8
+	SHLQ    $0x02, SI
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+	MOVQ    rows+56(FP), R9
+	MOVQ    n8+64(FP), R10
+	SHLQ    $0x05, R10
+	VMOVUPS lanes<>+0(SB), Y0
+	VMOVUPS lanes<>+32(SB), Y1
+
+row:
+	XORQ R11, R11
+
+loop:
+	VMOVUPS (AX)(R11*1), Y2
+	TESTQ   CX, CX
+	JZ      nobias
+	VADDPS  (CX)(R11*1), Y2, Y2
+
+nobias:
+	VMULPS       lanes<>+704(SB), Y2, Y3
+	VMOVUPS      lanes<>+736(SB), Y4
+	VMOVUPS      lanes<>+768(SB), Y5
+	VMINPS       Y3, Y4, Y3
+	VMAXPS       Y3, Y5, Y3
+	VMULPS       Y3, Y3, Y4
+	VMOVUPS      lanes<>+800(SB), Y5
+	VFMADD213PS  lanes<>+832(SB), Y4, Y5
+	VFMADD213PS  lanes<>+864(SB), Y4, Y5
+	VFMADD213PS  lanes<>+896(SB), Y4, Y5
+	VFMADD213PS  lanes<>+928(SB), Y4, Y5
+	VFMADD213PS  lanes<>+960(SB), Y4, Y5
+	VFMADD213PS  lanes<>+992(SB), Y4, Y5
+	VMOVUPS      lanes<>+1024(SB), Y6
+	VFMADD213PS  lanes<>+1056(SB), Y4, Y6
+	VFMADD213PS  lanes<>+1088(SB), Y4, Y6
+	VFMADD213PS  lanes<>+1120(SB), Y4, Y6
+	VFMADD213PS  lanes<>+1152(SB), Y4, Y6
+	VMULPS       Y3, Y5, Y5
+	VDIVPS       Y6, Y5, Y5
+	VMULPS       lanes<>+320(SB), Y2, Y3
+	VMOVAPS      Y5, Y4
+	VFMADD213PS  Y3, Y3, Y4
+	VMOVUPS      lanes<>+320(SB), Y3
+	VFMADD213PS  Y3, Y3, Y5
+	VMULPS       lanes<>+1184(SB), Y2, Y3
+	VMULPS       Y2, Y3, Y3
+	VMINPS       Y3, Y1, Y3
+	VMAXPS       Y3, Y0, Y3
+	VMULPS       lanes<>+64(SB), Y3, Y6
+	VROUNDPS     $0x00, Y6, Y6
+	VFNMADD231PS lanes<>+96(SB), Y6, Y3
+	VFNMADD231PS lanes<>+128(SB), Y6, Y3
+	VMOVUPS      lanes<>+160(SB), Y7
+	VFMADD213PS  lanes<>+192(SB), Y3, Y7
+	VFMADD213PS  lanes<>+224(SB), Y3, Y7
+	VFMADD213PS  lanes<>+256(SB), Y3, Y7
+	VFMADD213PS  lanes<>+288(SB), Y3, Y7
+	VFMADD213PS  lanes<>+320(SB), Y3, Y7
+	VMULPS       Y3, Y3, Y8
+	VFMADD213PS  Y3, Y8, Y7
+	VADDPS       lanes<>+352(SB), Y7, Y7
+	VCVTPS2DQ    Y6, Y3
+	VPSRAD       $0x01, Y3, Y6
+	VPSUBD       Y6, Y3, Y3
+	VPADDD       lanes<>+384(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VPADDD       lanes<>+384(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y7, Y7
+	VMULPS       lanes<>+1216(SB), Y2, Y2
+	VFMADD231PS  Y7, Y2, Y5
+	VMOVUPS      Y5, (DX)(R11*1)
+	TESTQ        BX, BX
+	JZ           nores
+	VADDPS       (BX)(R11*1), Y4, Y4
+
+nores:
+	VMOVUPS Y4, (AX)(R11*1)
+	ADDQ    $0x20, R11
+	CMPQ    R11, R10
+	JLT     loop
+	ADDQ    SI, AX
+	TESTQ   DX, DX
+	JZ      nonextpre
+	ADDQ    DI, DX
+
+nonextpre:
+	TESTQ BX, BX
+	JZ    nonextres
+	ADDQ  R8, BX
+
+nonextres:
+	DECQ R9
 	JNZ  row
 	VZEROUPPER
 	RET
@@ -7948,34 +8056,34 @@ nonextres:
 // Requires: AVX, AVX2, FMA3
 TEXT ·epilogueGELUTanhAVX2(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), AX
-	MOVQ    pre+24(FP), CX
-	MOVQ    res+40(FP), DX
-	MOVQ    ldc+8(FP), BX
-	MOVQ    ldpre+32(FP), SI
-	MOVQ    ldres+48(FP), DI
-	SHLQ    $0x02, BX
+	MOVQ    bias+16(FP), CX
+	MOVQ    pre+24(FP), DX
+	MOVQ    res+40(FP), BX
+	MOVQ    ldc+8(FP), SI
+	MOVQ    ldpre+32(FP), DI
+	MOVQ    ldres+48(FP), R8
 	SHLQ    $0x02, SI
 	SHLQ    $0x02, DI
-	MOVQ    rows+56(FP), R8
-	MOVQ    n8+64(FP), R9
-	SHLQ    $0x05, R9
+	SHLQ    $0x02, R8
+	MOVQ    rows+56(FP), R9
+	MOVQ    n8+64(FP), R10
+	SHLQ    $0x05, R10
 	VMOVUPS lanes<>+0(SB), Y0
 	VMOVUPS lanes<>+32(SB), Y1
 
 row:
-	MOVQ bias+16(FP), R10
 	XORQ R11, R11
 
 loop:
 	VMOVUPS (AX)(R11*1), Y2
-	TESTQ   R10, R10
+	TESTQ   CX, CX
 	JZ      nobias
-	VADDPS  (R10)(R11*1), Y2, Y2
+	VADDPS  (CX)(R11*1), Y2, Y2
 
 nobias:
-	TESTQ   CX, CX
+	TESTQ   DX, DX
 	JZ      nopre
-	VMOVUPS Y2, (CX)(R11*1)
+	VMOVUPS Y2, (DX)(R11*1)
 
 nopre:
 	VMULPS       Y2, Y2, Y3
@@ -8010,27 +8118,126 @@ nopre:
 	VMOVUPS      lanes<>+352(SB), Y3
 	VDIVPS       Y5, Y3, Y5
 	VMULPS       Y2, Y5, Y5
-	TESTQ        DX, DX
+	TESTQ        BX, BX
 	JZ           nores
-	VADDPS       (DX)(R11*1), Y5, Y5
+	VADDPS       (BX)(R11*1), Y5, Y5
 
 nores:
 	VMOVUPS Y5, (AX)(R11*1)
 	ADDQ    $0x20, R11
-	CMPQ    R11, R9
+	CMPQ    R11, R10
 	JLT     loop
-	ADDQ    BX, AX
-	TESTQ   CX, CX
+	ADDQ    SI, AX
+	TESTQ   DX, DX
 	JZ      nonextpre
-	ADDQ    SI, CX
+	ADDQ    DI, DX
 
 nonextpre:
-	TESTQ DX, DX
+	TESTQ BX, BX
 	JZ    nonextres
-	ADDQ  DI, DX
+	ADDQ  R8, BX
 
 nonextres:
-	DECQ R8
+	DECQ R9
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func slopeGELUTanhAVX2(c *float32, ldc int, bias *float32, pre *float32, ldpre int, res *float32, ldres int, rows int, n8 int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·slopeGELUTanhAVX2(SB), NOSPLIT, $0-72
+	MOVQ    c+0(FP), AX
+	MOVQ    bias+16(FP), CX
+	MOVQ    pre+24(FP), DX
+	MOVQ    res+40(FP), BX
+	MOVQ    ldc+8(FP), SI
+	MOVQ    ldpre+32(FP), DI
+	MOVQ    ldres+48(FP), R8
+	SHLQ    $0x02, SI
+	SHLQ    $0x02, DI
+	SHLQ    $0x02, R8
+	MOVQ    rows+56(FP), R9
+	MOVQ    n8+64(FP), R10
+	SHLQ    $0x05, R10
+	VMOVUPS lanes<>+0(SB), Y0
+	VMOVUPS lanes<>+32(SB), Y1
+
+row:
+	XORQ R11, R11
+
+loop:
+	VMOVUPS (AX)(R11*1), Y2
+	TESTQ   CX, CX
+	JZ      nobias
+	VADDPS  (CX)(R11*1), Y2, Y2
+
+nobias:
+	VMULPS       Y2, Y2, Y3
+	VMOVUPS      lanes<>+1248(SB), Y4
+	VFMADD213PS  lanes<>+1280(SB), Y4, Y3
+	VMULPS       Y2, Y3, Y3
+	VMINPS       Y3, Y1, Y3
+	VMAXPS       Y3, Y0, Y3
+	VMULPS       lanes<>+64(SB), Y3, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VFNMADD231PS lanes<>+96(SB), Y4, Y3
+	VFNMADD231PS lanes<>+128(SB), Y4, Y3
+	VMOVUPS      lanes<>+160(SB), Y5
+	VFMADD213PS  lanes<>+192(SB), Y3, Y5
+	VFMADD213PS  lanes<>+224(SB), Y3, Y5
+	VFMADD213PS  lanes<>+256(SB), Y3, Y5
+	VFMADD213PS  lanes<>+288(SB), Y3, Y5
+	VFMADD213PS  lanes<>+320(SB), Y3, Y5
+	VMULPS       Y3, Y3, Y6
+	VFMADD213PS  Y3, Y6, Y5
+	VADDPS       lanes<>+352(SB), Y5, Y5
+	VCVTPS2DQ    Y4, Y3
+	VPSRAD       $0x01, Y3, Y4
+	VPSUBD       Y4, Y3, Y3
+	VPADDD       lanes<>+384(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VPADDD       lanes<>+384(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y5, Y5
+	VADDPS       lanes<>+352(SB), Y5, Y5
+	VMOVUPS      lanes<>+352(SB), Y3
+	VDIVPS       Y5, Y3, Y5
+	VMULPS       Y2, Y5, Y3
+	VMOVUPS      lanes<>+1312(SB), Y4
+	VMOVUPS      lanes<>+1344(SB), Y6
+	VMINPS       Y2, Y4, Y2
+	VMAXPS       Y2, Y6, Y2
+	VMULPS       Y2, Y2, Y4
+	VMOVUPS      lanes<>+1376(SB), Y6
+	VFMADD213PS  lanes<>+1408(SB), Y6, Y4
+	VMULPS       Y2, Y4, Y4
+	VMOVUPS      lanes<>+352(SB), Y2
+	VSUBPS       Y5, Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VFMADD231PS  Y2, Y4, Y5
+	VMOVUPS      Y5, (DX)(R11*1)
+	TESTQ        BX, BX
+	JZ           nores
+	VADDPS       (BX)(R11*1), Y3, Y3
+
+nores:
+	VMOVUPS Y3, (AX)(R11*1)
+	ADDQ    $0x20, R11
+	CMPQ    R11, R10
+	JLT     loop
+	ADDQ    SI, AX
+	TESTQ   DX, DX
+	JZ      nonextpre
+	ADDQ    DI, DX
+
+nonextpre:
+	TESTQ BX, BX
+	JZ    nonextres
+	ADDQ  R8, BX
+
+nonextres:
+	DECQ R9
 	JNZ  row
 	VZEROUPPER
 	RET
@@ -8039,57 +8246,57 @@ nonextres:
 // Requires: AVX
 TEXT ·epilogueReLUAVX2(SB), NOSPLIT, $0-72
 	MOVQ c+0(FP), AX
-	MOVQ pre+24(FP), CX
-	MOVQ res+40(FP), DX
-	MOVQ ldc+8(FP), BX
-	MOVQ ldpre+32(FP), SI
-	MOVQ ldres+48(FP), DI
-	SHLQ $0x02, BX
+	MOVQ bias+16(FP), CX
+	MOVQ pre+24(FP), DX
+	MOVQ res+40(FP), BX
+	MOVQ ldc+8(FP), SI
+	MOVQ ldpre+32(FP), DI
+	MOVQ ldres+48(FP), R8
 	SHLQ $0x02, SI
 	SHLQ $0x02, DI
-	MOVQ rows+56(FP), R8
-	MOVQ n8+64(FP), R9
-	SHLQ $0x05, R9
+	SHLQ $0x02, R8
+	MOVQ rows+56(FP), R9
+	MOVQ n8+64(FP), R10
+	SHLQ $0x05, R10
 
 row:
-	MOVQ bias+16(FP), R10
 	XORQ R11, R11
 
 loop:
 	VMOVUPS (AX)(R11*1), Y0
-	TESTQ   R10, R10
+	TESTQ   CX, CX
 	JZ      nobias
-	VADDPS  (R10)(R11*1), Y0, Y0
+	VADDPS  (CX)(R11*1), Y0, Y0
 
 nobias:
-	TESTQ   CX, CX
+	TESTQ   DX, DX
 	JZ      nopre
-	VMOVUPS Y0, (CX)(R11*1)
+	VMOVUPS Y0, (DX)(R11*1)
 
 nopre:
 	VXORPS Y1, Y1, Y1
 	VMAXPS Y0, Y1, Y0
-	TESTQ  DX, DX
+	TESTQ  BX, BX
 	JZ     nores
-	VADDPS (DX)(R11*1), Y0, Y0
+	VADDPS (BX)(R11*1), Y0, Y0
 
 nores:
 	VMOVUPS Y0, (AX)(R11*1)
 	ADDQ    $0x20, R11
-	CMPQ    R11, R9
+	CMPQ    R11, R10
 	JLT     loop
-	ADDQ    BX, AX
-	TESTQ   CX, CX
+	ADDQ    SI, AX
+	TESTQ   DX, DX
 	JZ      nonextpre
-	ADDQ    SI, CX
+	ADDQ    DI, DX
 
 nonextpre:
-	TESTQ DX, DX
+	TESTQ BX, BX
 	JZ    nonextres
-	ADDQ  DI, DX
+	ADDQ  R8, BX
 
 nonextres:
-	DECQ R8
+	DECQ R9
 	JNZ  row
 	VZEROUPPER
 	RET
@@ -8098,34 +8305,34 @@ nonextres:
 // Requires: AVX, AVX2, FMA3
 TEXT ·epilogueSiLUAVX2(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), AX
-	MOVQ    pre+24(FP), CX
-	MOVQ    res+40(FP), DX
-	MOVQ    ldc+8(FP), BX
-	MOVQ    ldpre+32(FP), SI
-	MOVQ    ldres+48(FP), DI
-	SHLQ    $0x02, BX
+	MOVQ    bias+16(FP), CX
+	MOVQ    pre+24(FP), DX
+	MOVQ    res+40(FP), BX
+	MOVQ    ldc+8(FP), SI
+	MOVQ    ldpre+32(FP), DI
+	MOVQ    ldres+48(FP), R8
 	SHLQ    $0x02, SI
 	SHLQ    $0x02, DI
-	MOVQ    rows+56(FP), R8
-	MOVQ    n8+64(FP), R9
-	SHLQ    $0x05, R9
+	SHLQ    $0x02, R8
+	MOVQ    rows+56(FP), R9
+	MOVQ    n8+64(FP), R10
+	SHLQ    $0x05, R10
 	VMOVUPS lanes<>+0(SB), Y0
 	VMOVUPS lanes<>+32(SB), Y1
 
 row:
-	MOVQ bias+16(FP), R10
 	XORQ R11, R11
 
 loop:
 	VMOVUPS (AX)(R11*1), Y2
-	TESTQ   R10, R10
+	TESTQ   CX, CX
 	JZ      nobias
-	VADDPS  (R10)(R11*1), Y2, Y2
+	VADDPS  (CX)(R11*1), Y2, Y2
 
 nobias:
-	TESTQ   CX, CX
+	TESTQ   DX, DX
 	JZ      nopre
-	VMOVUPS Y2, (CX)(R11*1)
+	VMOVUPS Y2, (DX)(R11*1)
 
 nopre:
 	VXORPS       lanes<>+448(SB), Y2, Y3
@@ -8157,27 +8364,27 @@ nopre:
 	VMOVUPS      lanes<>+352(SB), Y3
 	VDIVPS       Y5, Y3, Y5
 	VMULPS       Y2, Y5, Y5
-	TESTQ        DX, DX
+	TESTQ        BX, BX
 	JZ           nores
-	VADDPS       (DX)(R11*1), Y5, Y5
+	VADDPS       (BX)(R11*1), Y5, Y5
 
 nores:
 	VMOVUPS Y5, (AX)(R11*1)
 	ADDQ    $0x20, R11
-	CMPQ    R11, R9
+	CMPQ    R11, R10
 	JLT     loop
-	ADDQ    BX, AX
-	TESTQ   CX, CX
+	ADDQ    SI, AX
+	TESTQ   DX, DX
 	JZ      nonextpre
-	ADDQ    SI, CX
+	ADDQ    DI, DX
 
 nonextpre:
-	TESTQ DX, DX
+	TESTQ BX, BX
 	JZ    nonextres
-	ADDQ  DI, DX
+	ADDQ  R8, BX
 
 nonextres:
-	DECQ R8
+	DECQ R9
 	JNZ  row
 	VZEROUPPER
 	RET
@@ -8186,34 +8393,34 @@ nonextres:
 // Requires: AVX, AVX2, FMA3
 TEXT ·epilogueTanhAVX2(SB), NOSPLIT, $0-72
 	MOVQ    c+0(FP), AX
-	MOVQ    pre+24(FP), CX
-	MOVQ    res+40(FP), DX
-	MOVQ    ldc+8(FP), BX
-	MOVQ    ldpre+32(FP), SI
-	MOVQ    ldres+48(FP), DI
-	SHLQ    $0x02, BX
+	MOVQ    bias+16(FP), CX
+	MOVQ    pre+24(FP), DX
+	MOVQ    res+40(FP), BX
+	MOVQ    ldc+8(FP), SI
+	MOVQ    ldpre+32(FP), DI
+	MOVQ    ldres+48(FP), R8
 	SHLQ    $0x02, SI
 	SHLQ    $0x02, DI
-	MOVQ    rows+56(FP), R8
-	MOVQ    n8+64(FP), R9
-	SHLQ    $0x05, R9
+	SHLQ    $0x02, R8
+	MOVQ    rows+56(FP), R9
+	MOVQ    n8+64(FP), R10
+	SHLQ    $0x05, R10
 	VMOVUPS lanes<>+0(SB), Y0
 	VMOVUPS lanes<>+32(SB), Y1
 
 row:
-	MOVQ bias+16(FP), R10
 	XORQ R11, R11
 
 loop:
 	VMOVUPS (AX)(R11*1), Y2
-	TESTQ   R10, R10
+	TESTQ   CX, CX
 	JZ      nobias
-	VADDPS  (R10)(R11*1), Y2, Y2
+	VADDPS  (CX)(R11*1), Y2, Y2
 
 nobias:
-	TESTQ   CX, CX
+	TESTQ   DX, DX
 	JZ      nopre
-	VMOVUPS Y2, (CX)(R11*1)
+	VMOVUPS Y2, (DX)(R11*1)
 
 nopre:
 	VANDPS       lanes<>+416(SB), Y2, Y3
@@ -8259,28 +8466,58 @@ nopre:
 	VSUBPS       Y6, Y2, Y6
 	VORPS        Y4, Y6, Y6
 	VBLENDVPS    Y5, Y7, Y6, Y6
-	TESTQ        DX, DX
+	TESTQ        BX, BX
 	JZ           nores
-	VADDPS       (DX)(R11*1), Y6, Y6
+	VADDPS       (BX)(R11*1), Y6, Y6
 
 nores:
 	VMOVUPS Y6, (AX)(R11*1)
 	ADDQ    $0x20, R11
-	CMPQ    R11, R9
+	CMPQ    R11, R10
 	JLT     loop
-	ADDQ    BX, AX
-	TESTQ   CX, CX
+	ADDQ    SI, AX
+	TESTQ   DX, DX
 	JZ      nonextpre
-	ADDQ    SI, CX
+	ADDQ    DI, DX
 
 nonextpre:
-	TESTQ DX, DX
+	TESTQ BX, BX
 	JZ    nonextres
-	ADDQ  DI, DX
+	ADDQ  R8, BX
 
 nonextres:
-	DECQ R8
+	DECQ R9
 	JNZ  row
+	VZEROUPPER
+	RET
+
+// func timesRowsAVX2(c *float32, ldc int, f *float32, ldf int, rows int, n8 int)
+// Requires: AVX
+TEXT ·timesRowsAVX2(SB), NOSPLIT, $0-48
+	MOVQ c+0(FP), AX
+	MOVQ f+16(FP), CX
+	MOVQ ldc+8(FP), DX
+	MOVQ ldf+24(FP), BX
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+	MOVQ rows+32(FP), SI
+	MOVQ n8+40(FP), DI
+	SHLQ $0x05, DI
+
+row:
+	XORQ R8, R8
+
+loop:
+	VMOVUPS (AX)(R8*1), Y0
+	VMULPS  (CX)(R8*1), Y0, Y0
+	VMOVUPS Y0, (AX)(R8*1)
+	ADDQ    $0x20, R8
+	CMPQ    R8, DI
+	JLT     loop
+	ADDQ    DX, AX
+	ADDQ    BX, CX
+	DECQ    SI
+	JNZ     row
 	VZEROUPPER
 	RET
 
@@ -8982,258 +9219,232 @@ TEXT ·dropoutAVX2(SB), NOSPLIT, $0-56
 	MOVQ block+48(FP), BX
 
 loop:
-	VMOVQ        BX, X0
-	VPBROADCASTQ X0, Y0
-	VPADDQ       counterindex<>+0(SB), Y0, Y1
-	VPADDQ       counterindex<>+32(SB), Y0, Y0
-	VSHUFPS      $0x88, Y0, Y1, Y2
-	VSHUFPS      $0xdd, Y0, Y1, Y0
 	MOVQ         stream+40(FP), SI
-	MOVQ         SI, DI
-	SHRQ         $0x20, DI
-	VMOVQ        SI, X1
-	VPBROADCASTD X1, Y1
-	VMOVQ        DI, X3
-	VPBROADCASTD X3, Y3
+	VMOVQ        SI, X0
+	VPBROADCASTQ X0, Y0
+	VPSRLQ       $0x20, Y0, Y1
 	MOVQ         key+32(FP), SI
-	MOVQ         SI, DI
-	SHRQ         $0x20, DI
-	VMOVQ        SI, X4
-	VPBROADCASTD X4, Y4
-	VMOVQ        DI, X5
-	VPBROADCASTD X5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y2, Y6
-	VPSRLQ       $0x20, Y2, Y7
-	VPMULUDQ     lanes<>+1472(SB), Y7, Y2
-	VPSLLQ       $0x20, Y2, Y7
-	VPBLENDD     $0xaa, Y7, Y6, Y8
-	VPSRLQ       $0x20, Y6, Y7
-	VPBLENDD     $0xaa, Y2, Y7, Y2
-	VPMULUDQ     lanes<>+1504(SB), Y1, Y6
-	VPSRLQ       $0x20, Y1, Y7
-	VPMULUDQ     lanes<>+1504(SB), Y7, Y1
-	VPSLLQ       $0x20, Y1, Y7
-	VPBLENDD     $0xaa, Y7, Y6, Y9
-	VPSRLQ       $0x20, Y6, Y7
-	VPBLENDD     $0xaa, Y1, Y7, Y1
-	VPXOR        Y0, Y1, Y1
-	VPXOR        Y4, Y1, Y1
-	VPXOR        Y3, Y2, Y2
-	VPXOR        Y5, Y2, Y2
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y1, Y0
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y0, Y6
-	VPSRLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y0
-	VPMULUDQ     lanes<>+1504(SB), Y2, Y1
+	VMOVQ        SI, X2
+	VPBROADCASTQ X2, Y2
 	VPSRLQ       $0x20, Y2, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y2
-	VPSLLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y3, Y1, Y7
-	VPSRLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y2, Y3, Y1
-	VPXOR        Y9, Y1, Y1
-	VPXOR        Y4, Y1, Y1
-	VPXOR        Y8, Y0, Y0
-	VPXOR        Y5, Y0, Y0
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y1, Y2
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y8
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y1
-	VPMULUDQ     lanes<>+1504(SB), Y0, Y2
-	VPSRLQ       $0x20, Y0, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y0
-	VPSLLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y9
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y0, Y3, Y0
-	VPXOR        Y7, Y0, Y0
-	VPXOR        Y4, Y0, Y0
-	VPXOR        Y6, Y1, Y1
-	VPXOR        Y5, Y1, Y1
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y0, Y2
-	VPSRLQ       $0x20, Y0, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y0
-	VPSLLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y6
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y0, Y3, Y0
-	VPMULUDQ     lanes<>+1504(SB), Y1, Y2
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y7
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y1
-	VPXOR        Y9, Y1, Y1
-	VPXOR        Y4, Y1, Y1
-	VPXOR        Y8, Y0, Y0
-	VPXOR        Y5, Y0, Y0
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y1, Y2
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y8
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y1
-	VPMULUDQ     lanes<>+1504(SB), Y0, Y2
-	VPSRLQ       $0x20, Y0, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y0
-	VPSLLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y9
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y0, Y3, Y0
-	VPXOR        Y7, Y0, Y0
-	VPXOR        Y4, Y0, Y0
-	VPXOR        Y6, Y1, Y1
-	VPXOR        Y5, Y1, Y1
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y0, Y2
-	VPSRLQ       $0x20, Y0, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y0
-	VPSLLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y6
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y0, Y3, Y0
-	VPMULUDQ     lanes<>+1504(SB), Y1, Y2
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y7
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y1
-	VPXOR        Y9, Y1, Y1
-	VPXOR        Y4, Y1, Y1
-	VPXOR        Y8, Y0, Y0
-	VPXOR        Y5, Y0, Y0
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y1, Y2
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y8
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y1
-	VPMULUDQ     lanes<>+1504(SB), Y0, Y2
-	VPSRLQ       $0x20, Y0, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y0
-	VPSLLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y9
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y0, Y3, Y0
-	VPXOR        Y7, Y0, Y0
-	VPXOR        Y4, Y0, Y0
-	VPXOR        Y6, Y1, Y1
-	VPXOR        Y5, Y1, Y1
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y0, Y2
-	VPSRLQ       $0x20, Y0, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y0
-	VPSLLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y6
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y0, Y3, Y0
-	VPMULUDQ     lanes<>+1504(SB), Y1, Y2
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y7
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y1
-	VPXOR        Y9, Y1, Y1
-	VPXOR        Y4, Y1, Y1
-	VPXOR        Y8, Y0, Y0
-	VPXOR        Y5, Y0, Y0
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y1, Y2
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y8
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y1
-	VPMULUDQ     lanes<>+1504(SB), Y0, Y2
-	VPSRLQ       $0x20, Y0, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y0
-	VPSLLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y9
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y0, Y3, Y0
-	VPXOR        Y7, Y0, Y0
-	VPXOR        Y4, Y0, Y0
-	VPXOR        Y6, Y1, Y1
-	VPXOR        Y5, Y1, Y1
-	VPADDD       lanes<>+1536(SB), Y4, Y4
-	VPADDD       lanes<>+1568(SB), Y5, Y5
-	VPMULUDQ     lanes<>+1472(SB), Y0, Y2
-	VPSRLQ       $0x20, Y0, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y3, Y0
-	VPSLLQ       $0x20, Y0, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y6
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y0, Y3, Y0
-	VPMULUDQ     lanes<>+1504(SB), Y1, Y2
-	VPSRLQ       $0x20, Y1, Y3
-	VPMULUDQ     lanes<>+1504(SB), Y3, Y1
-	VPSLLQ       $0x20, Y1, Y3
-	VPBLENDD     $0xaa, Y3, Y2, Y7
-	VPSRLQ       $0x20, Y2, Y3
-	VPBLENDD     $0xaa, Y1, Y3, Y1
-	VPXOR        Y9, Y1, Y1
-	VPXOR        Y4, Y1, Y1
-	VPXOR        Y8, Y0, Y0
-	VPXOR        Y5, Y0, Y0
-	VPUNPCKLDQ   Y7, Y1, Y2
-	VPUNPCKLDQ   Y6, Y0, Y3
-	VPUNPCKHDQ   Y7, Y1, Y1
-	VPUNPCKHDQ   Y6, Y0, Y0
-	VPUNPCKLQDQ  Y3, Y2, Y4
-	VPUNPCKHQDQ  Y3, Y2, Y2
-	VPUNPCKLQDQ  Y0, Y1, Y3
-	VPUNPCKHQDQ  Y0, Y1, Y0
-	VPERM2I128   $0x20, Y2, Y4, Y1
-	VPERM2I128   $0x20, Y0, Y3, Y5
-	VPERM2I128   $0x31, Y2, Y4, Y2
-	VPERM2I128   $0x31, Y0, Y3, Y0
-	VBROADCASTSS scale+28(FP), Y4
+	VMOVQ        BX, X4
+	VPBROADCASTQ X4, Y4
+	VPADDQ       counterindex<>+0(SB), Y4, Y5
+	VPSRLQ       $0x20, Y5, Y6
+	VPADDQ       counterindex<>+32(SB), Y4, Y4
+	VPSRLQ       $0x20, Y4, Y7
+	VPMULUDQ     lanes<>+1472(SB), Y5, Y5
+	VPMULUDQ     lanes<>+1504(SB), Y0, Y8
+	VPSHUFD      $0xf5, Y8, Y9
+	VPSRLQ       $0x20, Y5, Y10
+	VPXOR        Y6, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y1, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y4, Y4
+	VPMULUDQ     lanes<>+1504(SB), Y0, Y0
+	VPSHUFD      $0xf5, Y0, Y6
+	VPSRLQ       $0x20, Y4, Y11
+	VPXOR        Y7, Y6, Y6
+	VPXOR        Y2, Y6, Y6
+	VPXOR        Y1, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y7
+	VPSHUFD      $0xf5, Y7, Y9
+	VPSRLQ       $0x20, Y1, Y10
+	VPXOR        Y8, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y5, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y6, Y5
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y6
+	VPSHUFD      $0xf5, Y6, Y8
+	VPSRLQ       $0x20, Y5, Y11
+	VPXOR        Y0, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y4, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y4
+	VPSHUFD      $0xf5, Y4, Y9
+	VPSRLQ       $0x20, Y0, Y10
+	VPXOR        Y7, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y1, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y8, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y7
+	VPSHUFD      $0xf5, Y7, Y8
+	VPSRLQ       $0x20, Y1, Y11
+	VPXOR        Y6, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y5, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y5
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y6
+	VPSHUFD      $0xf5, Y6, Y9
+	VPSRLQ       $0x20, Y5, Y10
+	VPXOR        Y4, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y0, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y8, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y4
+	VPSHUFD      $0xf5, Y4, Y8
+	VPSRLQ       $0x20, Y0, Y11
+	VPXOR        Y7, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y1, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y7
+	VPSHUFD      $0xf5, Y7, Y9
+	VPSRLQ       $0x20, Y1, Y10
+	VPXOR        Y6, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y5, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y8, Y5
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y6
+	VPSHUFD      $0xf5, Y6, Y8
+	VPSRLQ       $0x20, Y5, Y11
+	VPXOR        Y4, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y0, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y4
+	VPSHUFD      $0xf5, Y4, Y9
+	VPSRLQ       $0x20, Y0, Y10
+	VPXOR        Y7, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y1, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y8, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y7
+	VPSHUFD      $0xf5, Y7, Y8
+	VPSRLQ       $0x20, Y1, Y11
+	VPXOR        Y6, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y5, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y5
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y6
+	VPSHUFD      $0xf5, Y6, Y9
+	VPSRLQ       $0x20, Y5, Y10
+	VPXOR        Y4, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y0, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y8, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y4
+	VPSHUFD      $0xf5, Y4, Y8
+	VPSRLQ       $0x20, Y0, Y11
+	VPXOR        Y7, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y1, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y7
+	VPSHUFD      $0xf5, Y7, Y9
+	VPSRLQ       $0x20, Y1, Y10
+	VPXOR        Y6, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y5, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y8, Y5
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y6
+	VPSHUFD      $0xf5, Y6, Y8
+	VPSRLQ       $0x20, Y5, Y11
+	VPXOR        Y4, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y0, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y4
+	VPSHUFD      $0xf5, Y4, Y9
+	VPSRLQ       $0x20, Y0, Y10
+	VPXOR        Y7, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y1, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y8, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y7
+	VPSHUFD      $0xf5, Y7, Y8
+	VPSRLQ       $0x20, Y1, Y11
+	VPXOR        Y6, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y5, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y9, Y5
+	VPMULUDQ     lanes<>+1504(SB), Y10, Y6
+	VPSHUFD      $0xf5, Y6, Y9
+	VPSRLQ       $0x20, Y5, Y10
+	VPXOR        Y4, Y9, Y9
+	VPXOR        Y2, Y9, Y9
+	VPXOR        Y0, Y10, Y10
+	VPXOR        Y3, Y10, Y10
+	VPMULUDQ     lanes<>+1472(SB), Y8, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y11, Y4
+	VPSHUFD      $0xf5, Y4, Y8
+	VPSRLQ       $0x20, Y0, Y11
+	VPXOR        Y7, Y8, Y8
+	VPXOR        Y2, Y8, Y8
+	VPXOR        Y1, Y11, Y11
+	VPXOR        Y3, Y11, Y11
+	VBROADCASTSS scale+28(FP), Y2
 	MOVL         threshold+24(FP), SI
-	VMOVD        SI, X3
-	VPBROADCASTD X3, Y3
-	VPMAXUD      Y3, Y1, Y6
-	VPCMPEQD     Y6, Y1, Y6
-	VMULPS       (CX), Y4, Y1
-	VANDPS       Y6, Y1, Y1
-	VMOVUPS      Y1, (AX)
-	VPMAXUD      Y3, Y5, Y1
-	VPCMPEQD     Y1, Y5, Y1
-	VMULPS       32(CX), Y4, Y5
-	VANDPS       Y1, Y5, Y5
-	VMOVUPS      Y5, 32(AX)
-	VPMAXUD      Y3, Y2, Y1
-	VPCMPEQD     Y1, Y2, Y1
-	VMULPS       64(CX), Y4, Y2
-	VANDPS       Y1, Y2, Y2
-	VMOVUPS      Y2, 64(AX)
-	VPMAXUD      Y3, Y0, Y1
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VPSHUFD      $0xa0, Y6, Y3
+	VPBLENDD     $0xaa, Y3, Y9, Y3
+	VPSHUFD      $0xa0, Y5, Y5
+	VPBLENDD     $0xaa, Y5, Y10, Y5
+	VPUNPCKLQDQ  Y5, Y3, Y6
+	VPUNPCKHQDQ  Y5, Y3, Y3
+	VPMAXUD      Y1, Y6, Y5
+	VPCMPEQD     Y5, Y6, Y5
+	VMULPS       (CX), Y2, Y6
+	VANDPS       Y5, Y6, Y6
+	VMOVUPS      Y6, (AX)
+	VPMAXUD      Y1, Y3, Y5
+	VPCMPEQD     Y5, Y3, Y5
+	VMULPS       32(CX), Y2, Y3
+	VANDPS       Y5, Y3, Y3
+	VMOVUPS      Y3, 32(AX)
+	VPSHUFD      $0xa0, Y4, Y3
+	VPBLENDD     $0xaa, Y3, Y8, Y3
+	VPSHUFD      $0xa0, Y0, Y0
+	VPBLENDD     $0xaa, Y0, Y11, Y0
+	VPUNPCKLQDQ  Y0, Y3, Y4
+	VPUNPCKHQDQ  Y0, Y3, Y0
+	VPMAXUD      Y1, Y4, Y3
+	VPCMPEQD     Y3, Y4, Y3
+	VMULPS       64(CX), Y2, Y4
+	VANDPS       Y3, Y4, Y4
+	VMOVUPS      Y4, 64(AX)
+	VPMAXUD      Y1, Y0, Y1
 	VPCMPEQD     Y1, Y0, Y1
-	VMULPS       96(CX), Y4, Y0
+	VMULPS       96(CX), Y2, Y0
 	VANDPS       Y1, Y0, Y0
 	VMOVUPS      Y0, 96(AX)
 	ADDQ         $0x08, BX
@@ -9924,11 +10135,11 @@ DATA tailmask<>+60(SB)/4, $0x00000000
 GLOBL tailmask<>(SB), RODATA|NOPTR, $64
 
 DATA counterindex<>+0(SB)/8, $0x0000000000000000
-DATA counterindex<>+8(SB)/8, $0x0000000000000001
-DATA counterindex<>+16(SB)/8, $0x0000000000000004
-DATA counterindex<>+24(SB)/8, $0x0000000000000005
-DATA counterindex<>+32(SB)/8, $0x0000000000000002
-DATA counterindex<>+40(SB)/8, $0x0000000000000003
-DATA counterindex<>+48(SB)/8, $0x0000000000000006
+DATA counterindex<>+8(SB)/8, $0x0000000000000002
+DATA counterindex<>+16(SB)/8, $0x0000000000000001
+DATA counterindex<>+24(SB)/8, $0x0000000000000003
+DATA counterindex<>+32(SB)/8, $0x0000000000000004
+DATA counterindex<>+40(SB)/8, $0x0000000000000006
+DATA counterindex<>+48(SB)/8, $0x0000000000000005
 DATA counterindex<>+56(SB)/8, $0x0000000000000007
 GLOBL counterindex<>(SB), RODATA|NOPTR, $64

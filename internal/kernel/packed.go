@@ -20,12 +20,15 @@ type PackedB struct {
 
 // Epilogue is what Mul does with a tile of the product while it is in cache:
 //
-//	C = act(A·B [+ C] + Bias) + Residual
+//	C = act(A·B [+ C] + Bias)·Factor + Residual
 type Epilogue struct {
 	Bias       []float32 // (N), or nil
 	Pre        []float32 // (m, N), receives the argument of act, or nil
 	LdPre      int
+	Slope      bool // Pre receives the derivative of act at its argument instead
 	Act        Act
+	Factor     []float32 // (m, N), or nil
+	LdFactor   int
 	Residual   []float32 // (m, N), or nil; may be C itself only without Accumulate
 	LdRes      int
 	Accumulate bool // add the product to C before the rest
@@ -144,7 +147,7 @@ func checkB(what string, b []float32, k, n, ldb int, transposed bool) {
 	checkMatrix(what, len(b), k, n, ldb)
 }
 
-// Mul sets C = act(A·B + bias) + residual for A (m, K) with row stride lda and
+// Mul sets C = act(A·B + bias)·factor + residual for A (m, K) with row stride lda and
 // C (m, N) with row stride ldc; e may be nil. The sum is accumulated in
 // float32, in blocks of at most 768 steps of K. C must not overlap A. It panics
 // when a slice is too short.
@@ -159,7 +162,7 @@ func (b *PackedB) Mul(p *Pool, m int, a []float32, lda int, c []float32, ldc int
 	if e != nil {
 		e.check(m, b.N)
 		q.acc = e.Accumulate
-		if e.Bias != nil || e.Pre != nil || e.Act != ActNone || e.Residual != nil {
+		if e.Bias != nil || e.Pre != nil || e.Act != ActNone || e.Factor != nil || e.Residual != nil {
 			q.finish = func(row, rows, col, cols int) { e.apply(c, ldc, row, rows, col, cols) }
 		}
 	}
@@ -193,6 +196,9 @@ func (e *Epilogue) check(m, n int) {
 	if e.Pre != nil {
 		checkMatrix("Mul: Pre", len(e.Pre), m, n, e.LdPre)
 	}
+	if e.Factor != nil {
+		checkMatrix("Mul: Factor", len(e.Factor), m, n, e.LdFactor)
+	}
 	if e.Residual != nil {
 		checkMatrix("Mul: Residual", len(e.Residual), m, n, e.LdRes)
 	}
@@ -200,37 +206,67 @@ func (e *Epilogue) check(m, n int) {
 
 // apply does the epilogue of one tile of C.
 func (e *Epilogue) apply(c []float32, ldc, row, rows, col, cols int) {
-	v := cur.vec
-	if f := v.epilogue[e.Act]; f != nil && cols >= 8 {
-		var bias, pre, res *float32
-		if e.Bias != nil {
-			bias = &e.Bias[col]
-		}
-		if e.Pre != nil {
-			pre = &e.Pre[row*e.LdPre+col]
-		}
-		if e.Residual != nil {
-			res = &e.Residual[row*e.LdRes+col]
-		}
-		f(&c[row*ldc+col], ldc, bias, pre, e.LdPre, res, e.LdRes, rows, cols/8)
+	if cols >= 8 && e.applyVector(&c[row*ldc+col], ldc, row, rows, col, cols/8) {
 		col, cols = col+cols&^7, cols&7
 		if cols == 0 {
 			return
 		}
 	}
+	v := cur.vec
 	for i := row; i < row+rows; i++ {
 		x := c[i*ldc+col:][:cols]
 		if e.Bias != nil {
 			v.add(x, x, e.Bias[col:][:cols])
 		}
 		if e.Pre != nil {
-			copy(e.Pre[i*e.LdPre+col:][:cols], x)
+			pre := e.Pre[i*e.LdPre+col:][:cols]
+			if e.Slope {
+				for j := range pre {
+					pre[j] = 1
+				}
+				v.actGrad[e.Act](pre, pre, x)
+			} else {
+				copy(pre, x)
+			}
 		}
 		if e.Act != ActNone {
 			v.act[e.Act](x, x)
+		}
+		if e.Factor != nil {
+			v.mul(x, x, e.Factor[i*e.LdFactor+col:][:cols])
 		}
 		if e.Residual != nil {
 			v.add(x, x, e.Residual[i*e.LdRes+col:][:cols])
 		}
 	}
+}
+
+// applyVector does the epilogue of rows of 8·n8 elements from c on, if the
+// selected path has it in that form.
+func (e *Epilogue) applyVector(c *float32, ldc, row, rows, col, n8 int) bool {
+	v := cur.vec
+	f := v.epilogue[e.Act]
+	if e.Slope && e.Pre != nil {
+		f = v.slope[e.Act]
+	}
+	if f == nil || e.Factor != nil && e.Residual != nil {
+		return false
+	}
+	var bias, pre, res *float32
+	if e.Bias != nil {
+		bias = &e.Bias[col]
+	}
+	if e.Pre != nil {
+		pre = &e.Pre[row*e.LdPre+col]
+	}
+	if e.Residual != nil {
+		res = &e.Residual[row*e.LdRes+col]
+	}
+	if e.Factor == nil || bias != nil || pre != nil || e.Act != ActNone {
+		f(c, ldc, bias, pre, e.LdPre, res, e.LdRes, rows, n8)
+	}
+	if e.Factor != nil {
+		v.timesRows(c, ldc, &e.Factor[row*e.LdFactor+col], e.LdFactor, rows, n8)
+	}
+	return true
 }

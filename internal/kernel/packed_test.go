@@ -91,12 +91,13 @@ func checkPacked(t *testing.T, name string, pool *kernel.Pool, b *kernel.PackedB
 	n := b.N
 	tol := testkit.DotTolerance(b.K, 1.5) + 2e-6
 	bias, res, old := randn(n, 4), randn(m*(n+1), 5), randn(m*ldc, 6)
-	for i := range 2 * len(activations) {
-		if name[:4] != "f32 " && i != 0 && i != len(activations)+1 {
+	for i := range 3 * len(activations) {
+		if name[:4] != "f32 " && i != 0 && i != len(activations)+1 && i != 2*len(activations)+1 {
 			continue // one with everything is enough for the other formats
 		}
 		act := activations[i%len(activations)]
-		full := i >= len(activations) // bias, pre, residual and accumulation too
+		full := i >= len(activations)    // bias, pre, residual and accumulation too
+		deriv := i >= 2*len(activations) // with the derivative for pre, and a factor for the residual
 		e := &kernel.Epilogue{Act: act.act}
 		if i == 0 {
 			e = nil
@@ -107,6 +108,12 @@ func checkPacked(t *testing.T, name string, pool *kernel.Pool, b *kernel.PackedB
 			pre, guardPre = testkit.Guarded[float32](t, m*n, 0)
 			e.Bias, e.Pre, e.LdPre, e.Residual, e.LdRes, e.Accumulate = bias, pre, n, res, n+1, true
 		}
+		if deriv {
+			e.Slope, e.Factor, e.LdFactor = true, res, n+1
+			if act.act != kernel.ActReLU { // once with all of them
+				e.Residual = nil
+			}
+		}
 		c, guard := testkit.Guarded[float32](t, m*ldc, 1)
 		copy(c, old)
 		b.Mul(pool, m, a, lda, c, ldc, e)
@@ -114,23 +121,35 @@ func checkPacked(t *testing.T, name string, pool *kernel.Pool, b *kernel.PackedB
 		guardPre()
 		for r := range m {
 			for j := range ldc {
-				got, w := float64(c[r*ldc+j]), float64(old[r*ldc+j])
+				got, w, scale := float64(c[r*ldc+j]), float64(old[r*ldc+j]), 1.
 				if j < n {
 					x := want[r*n+j]
 					if full {
 						x += w + float64(bias[j])
-						if !testkit.Near(float64(pre[r*n+j]), x, tol, 0) {
-							t.Fatalf("%s: argument of %v at %d,%d is %v, want %v", name, act.act, r, j, pre[r*n+j], x)
+						p := x
+						if deriv && act.df != nil {
+							p = act.df(x)
+						} else if deriv {
+							p = slope(act.f)(x)
+						}
+						// Where ReLU bends, the side depends on rounding.
+						bend := deriv && act.act == kernel.ActReLU && math.Abs(x) < tol
+						if !bend && !testkit.Near(float64(pre[r*n+j]), p, 1.2*tol+2e-6, 0) {
+							t.Fatalf("%s: pre of %v (derivative: %v) at %d,%d is %v, want %v", name, act.act, deriv, r, j, pre[r*n+j], p)
 						}
 					}
 					w = act.f(x)
-					if full {
+					if deriv {
+						w *= float64(res[r*(n+1)+j])
+						scale = max(1, math.Abs(float64(res[r*(n+1)+j])))
+					}
+					if full && e.Residual != nil {
 						w += float64(res[r*(n+1)+j])
 					}
 				} else if got != w {
 					t.Fatalf("%s: column %d of C, past N, was written", name, j)
 				}
-				if !testkit.Near(got, w, 1.2*tol+1e-6*math.Abs(w), 0) {
+				if !testkit.Near(got, w, scale*1.2*tol+1e-6*math.Abs(w), 0) {
 					t.Fatalf("%s, %v, everything %v: C[%d,%d] = %v, want %v", name, act.act, full, r, j, got, w)
 				}
 			}

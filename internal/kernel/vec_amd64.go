@@ -46,6 +46,8 @@ var avx2Vec = vecOps{
 		ActNone: epilogueNoneAVX2, ActGELU: epilogueGELUAVX2, ActGELUTanh: epilogueGELUTanhAVX2,
 		ActReLU: epilogueReLUAVX2, ActSiLU: epilogueSiLUAVX2, ActTanh: epilogueTanhAVX2,
 	},
+	slope:     [numActs]epilogueFunc{ActGELU: slopeGELUAVX2, ActGELUTanh: slopeGELUTanhAVX2},
+	timesRows: timesRowsAVX2,
 	gated:     avx2Gated,
 	gatedGrad: avx2GatedGrad,
 	normRow:   avx2NormRow,

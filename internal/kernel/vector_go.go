@@ -19,6 +19,8 @@ type vecOps struct {
 	act         [numActs]func(dst, src []float32)
 	actGrad     [numActs]func(dx, dy, pre []float32)
 	epilogue    [numActs]epilogueFunc // or nil
+	slope       [numActs]epilogueFunc // storing act' to pre; or nil
+	timesRows   func(c *float32, ldc int, f *float32, ldf, rows, n8 int)
 	gated       func(act Act, dst, gate, up []float32)
 	gatedGrad   func(act Act, dgate, dup, dy, gate, up []float32)
 	normRow     func(y, x, gamma, beta []float32, mean, rstd float32)

@@ -6,9 +6,11 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// genPhilox emits dropout for 32 elements at a time: eight counters in the
-// lanes of four vectors, ten rounds, and a transposition, since lane i of word
-// j belongs to element 4i+j.
+// genPhilox emits dropout for 32 elements at a time, two groups of four counters.
+// A word of a counter is the low half of a 64-bit lane, whatever its high half
+// holds: VPMULUDQ multiplies low halves, and its two result words need no more
+// than one shift. Lanes hold blocks 0 2 1 3, which the last unpacking, within
+// 128 bits, puts in order.
 func genPhilox() {
 	text("dropoutAVX2", "func(dst, src *float32, n32 int, threshold uint32, scale float32, key, stream, block uint64)", "is goDropout for 32·n32 elements.")
 	dst, src, n := ptr("dst"), ptr("src"), ptr("n32")
@@ -16,52 +18,55 @@ func genPhilox() {
 	const m0, m1, w0, w1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 
 	Label("loop")
-	// Counters: eight blocks from block on. Their high word changes inside a
-	// vector at most once in 2³² blocks; both words are made in 64 bits.
-	c0, c1 := counters(block)
-	c2, c3 := halves("stream")
+	s0, s1 := halves("stream")
 	k0, k1 := halves("key")
+	base := lanes64(block)
+	var c [2][4]vec
+	for g := range c {
+		lo, hi := YMM(), YMM()
+		VPADDQ(NewDataAddr(indexSym, 32*g), base, lo)
+		VPSRLQ(Imm(32), lo, hi)
+		c[g] = [4]vec{lo, hi, s0, s1}
+	}
 	for round := range 10 {
-		h0, l0 := mul32(c0, m0)
-		h1, l1 := mul32(c2, m1)
-		VPXOR(c1, h1, h1)
-		VPXOR(k0, h1, h1)
-		VPXOR(c3, h0, h0)
-		VPXOR(k1, h0, h0)
-		c0, c1, c2, c3 = h1, l1, h0, l0
+		for g, s := range c {
+			p0, p1, h0, h1 := YMM(), YMM(), YMM(), YMM()
+			VPMULUDQ(bitsOf(m0), s[0], p0)
+			VPMULUDQ(bitsOf(m1), s[2], p1)
+			VPSHUFD(Imm(0xf5), p1, h0) // high words; on another port than a shift
+			VPSRLQ(Imm(32), p0, h1)
+			VPXOR(s[1], h0, h0)
+			VPXOR(k0, h0, h0)
+			VPXOR(s[3], h1, h1)
+			VPXOR(k1, h1, h1)
+			c[g] = [4]vec{h0, p1, h1, p0}
+		}
 		if round < 9 {
 			VPADDD(bitsOf(w0), k0, k0)
 			VPADDD(bitsOf(w1), k1, k1)
 		}
 	}
-	// Blocks 0 1 | 4 5, then 2 3 | 6 7, four words each.
-	a, b, c, d := YMM(), YMM(), YMM(), YMM()
-	VPUNPCKLDQ(c1, c0, a)
-	VPUNPCKLDQ(c3, c2, b)
-	VPUNPCKHDQ(c1, c0, c)
-	VPUNPCKHDQ(c3, c2, d)
-	b0, b1, b2, b3 := YMM(), YMM(), YMM(), YMM()
-	VPUNPCKLQDQ(b, a, b0) // blocks 0 and 4
-	VPUNPCKHQDQ(b, a, b1) // 1 and 5
-	VPUNPCKLQDQ(d, c, b2) // 2 and 6
-	VPUNPCKHQDQ(d, c, b3) // 3 and 7
-	out := []vec{YMM(), YMM(), YMM(), YMM()}
-	VPERM2I128(Imm(0x20), b1, b0, out[0])
-	VPERM2I128(Imm(0x20), b3, b2, out[1])
-	VPERM2I128(Imm(0x31), b1, b0, out[2])
-	VPERM2I128(Imm(0x31), b3, b2, out[3])
 	threshold, scale := YMM(), broadcast("scale")
 	tx := XMM()
 	VMOVD(Load(Param("threshold"), GP32()), tx)
 	VPBROADCASTD(tx, threshold)
-	for i, r := range out {
-		// Kept where random >= threshold: max(random, threshold) = random.
-		t, x := YMM(), YMM()
-		VPMAXUD(threshold, r, t)
-		VPCMPEQD(t, r, t)
-		VMULPS(Mem{Base: src, Disp: 32 * i}, scale, x)
-		VANDPS(t, x, x)
-		VMOVUPS(x, Mem{Base: dst, Disp: 32 * i})
+	for g, s := range c {
+		lo, hi, a, b := YMM(), YMM(), YMM(), YMM()
+		VPSHUFD(Imm(0xa0), s[1], lo)
+		VPBLENDD(Imm(0xaa), lo, s[0], lo) // words 0 and 1 of each block
+		VPSHUFD(Imm(0xa0), s[3], hi)
+		VPBLENDD(Imm(0xaa), hi, s[2], hi) // words 2 and 3
+		VPUNPCKLQDQ(hi, lo, a)
+		VPUNPCKHQDQ(hi, lo, b)
+		for i, r := range []vec{a, b} {
+			// Kept where random >= threshold: max(random, threshold) = random.
+			t, x, at := YMM(), YMM(), 64*g+32*i
+			VPMAXUD(threshold, r, t)
+			VPCMPEQD(t, r, t)
+			VMULPS(Mem{Base: src, Disp: at}, scale, x)
+			VANDPS(t, x, x)
+			VMOVUPS(x, Mem{Base: dst, Disp: at})
+		}
 	}
 	ADDQ(Imm(8), block)
 	ADDQ(U32(128), src)
@@ -71,65 +76,30 @@ func genPhilox() {
 	ret()
 }
 
-// counters returns the low and high words of block … block+7.
-func counters(block reg.Register) (lo, hi vec) {
-	x := XMM()
-	VMOVQ(block, x)
-	base := YMM()
-	VPBROADCASTQ(x, base)
-	a, b := YMM(), YMM()
-	VPADDQ(NewDataAddr(indexSym, 0), base, a)  // 0 1 4 5
-	VPADDQ(NewDataAddr(indexSym, 32), base, b) // 2 3 6 7
-	lo, hi = YMM(), YMM()
-	VSHUFPS(Imm(0x88), b, a, lo) // low words, lanes 0 1 2 3 | 4 5 6 7
-	VSHUFPS(Imm(0xdd), b, a, hi)
-	return lo, hi
+// lanes64 broadcasts r to four lanes.
+func lanes64(r reg.Register) vec {
+	x, y := XMM(), YMM()
+	VMOVQ(r, x)
+	VPBROADCASTQ(x, y)
+	return y
 }
 
+// indexSym holds the blocks of the lanes of the two groups.
 var indexSym = Symbol{Name: "counterindex", Static: true}
 
 func emitIndex() {
 	GLOBL(indexSym.Name, RODATA|NOPTR)
-	for i, v := range []uint64{0, 1, 4, 5, 2, 3, 6, 7} {
+	for i, v := range []uint64{0, 2, 1, 3, 4, 6, 5, 7} {
 		DATA(i*8, U64(v))
 	}
 }
 
-// halves broadcasts the low and the high word of a uint64 parameter.
+// halves broadcasts the low and the high word of a uint64 parameter to the low
+// halves of four lanes, and the low one with something above it.
 func halves(name string) (lo, hi vec) {
-	c, err := Param(name).Resolve()
-	if err != nil {
-		panic(err)
-	}
-	r, h := GP64(), GP64()
-	MOVQ(c.Addr, r)
-	MOVQ(r, h)
-	SHRQ(Imm(32), h)
-	lo, hi = YMM(), YMM()
-	for _, p := range []struct {
-		r reg.Register
-		y vec
-	}{{r, lo}, {h, hi}} {
-		x := XMM()
-		VMOVQ(p.r, x)
-		VPBROADCASTD(x, p.y)
-	}
+	lo, hi = lanes64(ptr(name)), YMM()
+	VPSRLQ(Imm(32), lo, hi)
 	return lo, hi
-}
-
-// mul32 returns the high and low words of the products of eight words by m.
-func mul32(x vec, m uint32) (hi, lo vec) {
-	k := bitsOf(m)
-	even, odd, t := YMM(), YMM(), YMM()
-	VPMULUDQ(k, x, even)
-	VPSRLQ(Imm(32), x, t)
-	VPMULUDQ(k, t, odd)
-	lo, hi = YMM(), YMM()
-	VPSLLQ(Imm(32), odd, t)
-	VPBLENDD(Imm(0xaa), t, even, lo)
-	VPSRLQ(Imm(32), even, t)
-	VPBLENDD(Imm(0xaa), odd, t, hi)
-	return hi, lo
 }
 
 // genConversions emits dtype conversions of n8 groups of eight.

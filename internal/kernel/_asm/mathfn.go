@@ -128,15 +128,49 @@ func geluTanhArg(x vec) vec {
 	return u
 }
 
+// geluGrad is Φ(x) + x·φ(x), erf being erf(x/√2). Both are spoilt.
+func geluGrad(e expLimits, x, erf vec) vec {
+	h := constant(f(0.5))
+	VFMADD213PS(h, h, erf)
+	q := YMM()
+	VMULPS(f(-0.5), x, q)
+	VMULPS(x, q, q)
+	d := e.exp(q)
+	VMULPS(f(1/math.Sqrt(2*math.Pi)), x, x)
+	VFMADD231PS(d, x, erf)
+	return erf
+}
+
+// geluTanhGrad is s + x·s·(1-s)·u' with s = σ(u). Both are spoilt.
+func geluTanhGrad(x, s vec) vec {
+	// Where |x| >= 64, s(1-s) is 0 and must not meet an infinite u'.
+	hi, lo := constant(f(64)), constant(f(-64))
+	VMINPS(x, hi, x)
+	VMAXPS(x, lo, x)
+	u, t := YMM(), YMM()
+	VMULPS(x, x, u)
+	c := constant(f(6 * sqrt2OverPi * geluCubic))
+	VFMADD213PS(f(2*sqrt2OverPi), c, u)
+	VMULPS(x, u, u)
+	one := constant(f(1))
+	VSUBPS(s, one, t)
+	VMULPS(s, t, t)
+	VFMADD231PS(t, u, s)
+	return s
+}
+
 const (
 	sqrt2OverPi = 0.7978845608028654
 	geluCubic   = 0.044715
 )
 
 // An act has forward, x to act(x), and grad, x to act'(x). Both may spoil x.
+// both returns the two with what they have in common computed once; its first
+// result has the bits of forward. It is nil where no model wants it.
 type act struct {
 	name          string
 	forward, grad func(e expLimits, x vec) vec
+	both          func(e expLimits, x vec) (y, g vec)
 	noExp         bool // forward needs no limits
 }
 
@@ -148,17 +182,16 @@ var acts = []act{
 			VFMADD213PS(x, x, p) // x/2 + x/2·erf
 			return p
 		},
-		grad: func(e expLimits, x vec) vec { // Φ(x) + x·φ(x)
+		grad: func(e expLimits, x vec) vec {
+			return geluGrad(e, x, erfScaled(x))
+		},
+		both: func(e expLimits, x vec) (y, g vec) {
 			p := erfScaled(x)
-			h := constant(f(0.5))
-			VFMADD213PS(h, h, p)
-			q := YMM()
-			VMULPS(f(-0.5), x, q)
-			VMULPS(x, q, q)
-			d := e.exp(q)
-			VMULPS(f(1/math.Sqrt(2*math.Pi)), x, x)
-			VFMADD231PS(d, x, p)
-			return p
+			h := YMM()
+			VMULPS(f(0.5), x, h)
+			y = copyOf(p)
+			VFMADD213PS(h, h, y)
+			return y, geluGrad(e, x, p)
 		}},
 	{name: "GELUTanh",
 		forward: func(e expLimits, x vec) vec {
@@ -166,22 +199,14 @@ var acts = []act{
 			VMULPS(x, s, s)
 			return s
 		},
-		grad: func(e expLimits, x vec) vec { // s + x·s·(1-s)·u'
+		grad: func(e expLimits, x vec) vec {
+			return geluTanhGrad(x, e.sigmoidNeg(geluTanhArg(x)))
+		},
+		both: func(e expLimits, x vec) (y, g vec) {
 			s := e.sigmoidNeg(geluTanhArg(x))
-			// Where |x| >= 64, s(1-s) is 0 and must not meet an infinite u'.
-			hi, lo := constant(f(64)), constant(f(-64))
-			VMINPS(x, hi, x)
-			VMAXPS(x, lo, x)
-			u, t := YMM(), YMM()
-			VMULPS(x, x, u)
-			c := constant(f(6 * sqrt2OverPi * geluCubic))
-			VFMADD213PS(f(2*sqrt2OverPi), c, u)
-			VMULPS(x, u, u)
-			one := constant(f(1))
-			VSUBPS(s, one, t)
-			VMULPS(s, t, t)
-			VFMADD231PS(t, u, s)
-			return s
+			y = YMM()
+			VMULPS(x, s, y)
+			return y, geluTanhGrad(x, s)
 		}},
 	{name: "ReLU", noExp: true,
 		forward: func(_ expLimits, x vec) vec {

@@ -125,40 +125,81 @@ func (a act) limits() expLimits {
 //
 // which replaces rows of 8·n8 elements of c by act(c + bias) + res, storing the
 // argument of act to pre. bias, pre and res may be nil. Strides count elements.
+// The slope form stores the derivative of act at its argument instead, in a
+// pre that is not nil. timesRows multiplies rows by those of f.
 func genEpilogues() {
 	for _, a := range append([]act{{name: "None", noExp: true, forward: func(_ expLimits, x vec) vec { return x }}}, acts...) {
-		text("epilogue"+a.name+"AVX2", "func(c *float32, ldc int, bias, pre *float32, ldpre int, res *float32, ldres, rows, n8 int)",
-			"sets c = act(c+bias) + res; see genEpilogues in _asm.")
-		c, pre, res := ptr("c"), ptr("pre"), ptr("res")
-		ldc, ldpre, ldres := ptr("ldc"), ptr("ldpre"), ptr("ldres")
-		for _, r := range []reg.Register{ldc, ldpre, ldres} {
-			SHLQ(Imm(2), r)
+		genEpilogue("epilogue"+a.name+"AVX2", "sets c = act(c+bias) + res; see genEpilogues in _asm.", a, false)
+		if a.both != nil {
+			genEpilogue("slope"+a.name+"AVX2", "is the epilogue that stores act'(c+bias) to pre.", a, true)
 		}
-		rows, width := ptr("rows"), ptr("n8")
-		SHLQ(Imm(5), width)
-		e := a.limits()
-		Label("row")
-		bias, o := ptr("bias"), GP64()
-		XORQ(o, o)
-		Label("loop")
-		at := func(p reg.Register) Mem { return Mem{Base: p, Index: o, Scale: 1} }
+	}
+	text("timesRowsAVX2", "func(c *float32, ldc int, f *float32, ldf, rows, n8 int)", "multiplies rows of 8·n8 elements of c by those of f.")
+	c, factor, ldc, ldf := ptr("c"), ptr("f"), ptr("ldc"), ptr("ldf")
+	SHLQ(Imm(2), ldc)
+	SHLQ(Imm(2), ldf)
+	rows, width := ptr("rows"), ptr("n8")
+	SHLQ(Imm(5), width)
+	eachRow(rows, width, func(at func(reg.Register) Mem) {
+		x := YMM()
+		VMOVUPS(at(c), x)
+		VMULPS(at(factor), x, x)
+		VMOVUPS(x, at(c))
+	}, func() {
+		ADDQ(ldc, c)
+		ADDQ(ldf, factor)
+	})
+	ret()
+}
+
+// eachRow emits a loop over rows and, inside it, one over width bytes of a row.
+func eachRow(rows, width reg.Register, body func(at func(reg.Register) Mem), next func()) {
+	Label("row")
+	o := GP64()
+	XORQ(o, o)
+	Label("loop")
+	body(func(p reg.Register) Mem { return Mem{Base: p, Index: o, Scale: 1} })
+	ADDQ(Imm(32), o)
+	CMPQ(o, width)
+	JLT(LabelRef("loop"))
+	next()
+	DECQ(rows)
+	JNZ(LabelRef("row"))
+}
+
+func genEpilogue(name, doc string, a act, slope bool) {
+	text(name, "func(c *float32, ldc int, bias, pre *float32, ldpre int, res *float32, ldres, rows, n8 int)", doc)
+	c, bias, pre, res := ptr("c"), ptr("bias"), ptr("pre"), ptr("res")
+	ldc, ldpre, ldres := ptr("ldc"), ptr("ldpre"), ptr("ldres")
+	for _, r := range []reg.Register{ldc, ldpre, ldres} {
+		SHLQ(Imm(2), r)
+	}
+	rows, width := ptr("rows"), ptr("n8")
+	SHLQ(Imm(5), width)
+	var e expLimits
+	if slope || !a.noExp {
+		e = loadExpLimits()
+	}
+	eachRow(rows, width, func(at func(reg.Register) Mem) {
 		x := YMM()
 		VMOVUPS(at(c), x)
 		unlessNil(bias, "bias", func() { VADDPS(at(bias), x, x) })
-		unlessNil(pre, "pre", func() { VMOVUPS(x, at(pre)) })
-		x = a.forward(e, x)
+		if slope {
+			y, g := a.both(e, x)
+			VMOVUPS(g, at(pre))
+			x = y
+		} else {
+			unlessNil(pre, "pre", func() { VMOVUPS(x, at(pre)) })
+			x = a.forward(e, x)
+		}
 		unlessNil(res, "res", func() { VADDPS(at(res), x, x) })
 		VMOVUPS(x, at(c))
-		ADDQ(Imm(32), o)
-		CMPQ(o, width)
-		JLT(LabelRef("loop"))
+	}, func() {
 		ADDQ(ldc, c)
 		unlessNil(pre, "nextpre", func() { ADDQ(ldpre, pre) })
 		unlessNil(res, "nextres", func() { ADDQ(ldres, res) })
-		DECQ(rows)
-		JNZ(LabelRef("row"))
-		ret()
-	}
+	})
+	ret()
 }
 
 func unlessNil(p reg.Register, label string, body func()) {
