@@ -319,30 +319,40 @@ func onlyExclusions(acc *Accounting) bool {
 
 // explicit returns c with targets and overrides that name every module.
 func explicit(c Config, modules []Module) Config {
-	c.Targets, c.Overrides = Targets{}, nil
+	c.Targets = Targets{}
 	for _, m := range modules {
 		c.Targets.Modules = append(c.Targets.Modules, m.Module)
+	}
+	c.Overrides = OverridesFor(c.Settings, modules)
+	return c
+}
+
+// OverridesFor returns an override for each module whose rank, terms, alpha or
+// splits differ from s, so that s with them gives every module its own.
+func OverridesFor(s Settings, modules []Module) []Override {
+	var list []Override
+	for _, m := range modules {
 		o := Override{Pattern: regexp.QuoteMeta(m.Module)}
-		if m.Rank != c.Rank {
+		if m.Rank != s.Rank {
 			o.Rank = m.Rank
 		}
-		if m.Terms != c.Terms {
+		if m.Terms != s.Terms {
 			o.Terms = m.Terms
 		}
-		if m.Alpha != c.Alpha {
+		if m.Alpha != s.Alpha {
 			o.Alpha = m.Alpha
 		}
-		if m.Split != c.Split {
+		if m.Split != s.Split {
 			o.Split = m.Split
 		}
-		if m.SplitOut != c.SplitOut {
+		if m.SplitOut != s.SplitOut {
 			o.SplitOut = m.SplitOut
 		}
 		if o != (Override{Pattern: o.Pattern}) {
-			c.Overrides = append(c.Overrides, o)
+			list = append(list, o)
 		}
 	}
-	return c
+	return list
 }
 
 // module reads one targeted module.

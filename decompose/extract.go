@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"regexp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -295,26 +294,5 @@ func explicit(a *adapter.Adapter, listed bool) {
 		}
 	}
 	c.Rank, c.Terms, c.Alpha = best.rank, best.terms, unitAlpha(c.Method, best.rank)
-	c.Overrides = nil
-	for _, m := range a.Modules {
-		o := adapter.Override{Pattern: regexp.QuoteMeta(m.Module)}
-		if m.Rank != c.Rank {
-			o.Rank = m.Rank
-		}
-		if m.Terms != c.Terms {
-			o.Terms = m.Terms
-		}
-		if m.Alpha != c.Alpha {
-			o.Alpha = m.Alpha
-		}
-		if m.Split != c.Split {
-			o.Split = m.Split
-		}
-		if m.SplitOut != c.SplitOut {
-			o.SplitOut = m.SplitOut
-		}
-		if o != (adapter.Override{Pattern: o.Pattern}) {
-			c.Overrides = append(c.Overrides, o)
-		}
-	}
+	c.Overrides = adapter.OverridesFor(c.Settings, a.Modules)
 }
