@@ -53,10 +53,18 @@ func (x *executable) activate(o *graph.Activate) {
 }
 
 func (x *executable) activateGrad(o *graph.ActivateGrad) {
+	if x.inside[o] {
+		return
+	}
+	slope := x.slopes[o.X]
 	in, dy, c, dx := x.matrix(o.X), x.matrix(o.DY), x.matrix(o.C), x.matrix(o.DX)
 	x.eachSpan(func(w, i, n int) {
 		x.addend(w, dx, c, i, n, func(dst []float32) {
-			kernel.ActBackward(kernel.Act(o.Act), dst, dy.span(i, n), in.span(i, n))
+			if slope {
+				kernel.Mul(dst, dy.span(i, n), in.span(i, n))
+			} else {
+				kernel.ActBackward(kernel.Act(o.Act), dst, dy.span(i, n), in.span(i, n))
+			}
 		})
 	}, dx, in, dy, c)
 }

@@ -19,7 +19,8 @@ type executable struct {
 
 	weights [][numUses]*storedWeight // by WeightID
 
-	plan   *graph.Plan
+	plan *graph.Plan
+	fusions
 	arena  []float32
 	shared []float32   // scratch of an operation as a whole
 	work   [][]float32 // scratch per worker
@@ -69,6 +70,7 @@ func (x *executable) build(d graph.Dims) error {
 // place lays out the arena and scratch for batches up to d.
 func (x *executable) place(d graph.Dims) {
 	x.plan = graph.NewPlan(x.p, d)
+	x.fusions = findFusions(x.p, x.plan)
 	kernel.Free(x.arena)
 	x.arena = kernel.Alloc(int(x.plan.ArenaBytes / 4))
 	shared, work := x.scratch(d)

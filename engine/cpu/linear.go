@@ -10,7 +10,7 @@ func (x *executable) linear(o *graph.Linear) {
 	e := kernel.Epilogue{Bias: x.vectorOf(o.Bias), Act: kernel.Act(o.Act)}
 	if o.Pre != graph.None {
 		pre := x.matrix(o.Pre)
-		e.Pre, e.LdPre = pre.data, pre.ld
+		e.Pre, e.LdPre, e.Slope = pre.data, pre.ld, x.slopes[o.Pre]
 	}
 	if o.Residual != graph.None {
 		res := x.matrix(o.Residual)
@@ -26,6 +26,11 @@ func (x *executable) linear(o *graph.Linear) {
 func (x *executable) linearGrad(o *graph.LinearGrad) {
 	dy, dx := x.matrix(o.DY), x.matrix(o.DX)
 	var e kernel.Epilogue
+	if g := x.joined[o]; g != nil {
+		slope := x.matrix(g.X)
+		e.Factor, e.LdFactor = slope.data, slope.ld
+		dx = x.matrix(g.DX)
+	}
 	if o.C != graph.None {
 		c := x.matrix(o.C)
 		if sameMemory(c, dx) {
