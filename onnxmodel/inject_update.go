@@ -24,29 +24,36 @@ type update interface {
 // update makes a module's tensors in the form asked for, and with AsInputs the
 // graph's inputs.
 func (x *injector) update(m *adapter.Module, d onnx.DataType) (update, error) {
-	low := m.Method == adapter.MethodLSR || m.Method == adapter.MethodLoRA
+	delta, err := deltaOf(m)
+	if err != nil {
+		return nil, err
+	}
 	form := x.o.Form
 	if form == FormAuto {
 		form = FormThin
-		if !low {
+		if delta.Kron != nil {
 			form = FormKronecker
 		}
 	}
+	factors, err := m.Factors()
+	if err != nil {
+		return nil, err
+	}
 	switch {
-	case form == FormThin && !low:
-		return nil, fmt.Errorf("%w: module %s: %s has full rank and no thin form; its kronecker form is small", adapter.ErrMismatch, m.Module, m.Method)
-	case form == FormKronecker && m.Method == adapter.MethodLoRA:
-		return nil, fmt.Errorf("%w: module %s: a lora has no kronecker form; use thin", adapter.ErrMismatch, m.Module)
+	case form == FormThin && delta.Kron != nil:
+		return nil, noThin(m)
+	case form == FormKronecker && len(factors) == 0:
+		return nil, fmt.Errorf("%w: module %s: %s has no kronecker form; use thin", adapter.ErrMismatch, m.Module, m.Method)
 	case form == FormKronecker && x.o.As == AsInputs:
 		return nil, &formats.Error{Reason: "ONNX Runtime's adapters hold two matrices for each layer", Hint: "use the thin form for inputs, or the kronecker form with nodes", Err: formats.ErrUnsupported}
 	case form == FormKronecker:
-		return x.kronecker(m, d)
+		return x.kronecker(m, factors, delta.Scale, d)
 	case form != FormThin:
 		return nil, fmt.Errorf("form %q: there are auto, thin and kronecker", form)
 	case x.o.As == AsInputs:
 		return x.inputs(m, d)
 	}
-	return x.thin(m, d)
+	return x.thin(m, delta, d)
 }
 
 // factorNames are the names of the tensors A and B in thin form.
@@ -54,13 +61,34 @@ func factorNames(module string) (a, b string) {
 	return module + ".lora_A.weight", module + ".lora_B.weight"
 }
 
-// ThinParameters are A (in, r) and scale·B (r, out) of a LoRA or LSR module in
-// an element type, as the inputs of [AsInputs] take them, and the largest relative
-// error of an element. Other methods are an error wrapping [adapter.ErrMismatch].
+// deltaOf is ΔW of a module.
+func deltaOf(m *adapter.Module) (*adapter.Delta, error) {
+	k, err := adapter.Lookup(m.Method)
+	if err != nil {
+		return nil, err
+	}
+	d, err := k.Delta(m.Site, m.Settings, m.Tensors)
+	if err == nil && d.Kron == nil && (len(d.A) != d.In*d.R || len(d.B) != d.R*d.Out || d.R == 0) {
+		err = fmt.Errorf("%w: module %s: the update of %s is no product of two factors; merge it", adapter.ErrMismatch, m.Module, m.Method)
+	}
+	return d, err
+}
+
+func noThin(m *adapter.Module) error {
+	return fmt.Errorf("%w: module %s: %s has full rank and no thin form; use kronecker, or merge it", adapter.ErrMismatch, m.Module, m.Method)
+}
+
+// ThinParameters are A (in, r) and scale·B (r, out) of a low-rank module in an
+// element type, as the inputs of [AsInputs] take them, and the largest relative
+// error of an element. Updates of full rank are an error wrapping
+// [adapter.ErrMismatch].
 func ThinParameters(m *adapter.Module, d onnx.DataType) (params []Parameter, rounding float64, err error) {
-	delta, err := thinDelta(m)
+	delta, err := deltaOf(m)
 	if err != nil {
 		return nil, 0, err
+	}
+	if delta.Kron != nil {
+		return nil, 0, noThin(m)
 	}
 	a, b := factorNames(m.Module)
 	for _, p := range []struct {
@@ -76,22 +104,6 @@ func ThinParameters(m *adapter.Module, d onnx.DataType) (params []Parameter, rou
 		params = append(params, Parameter{Name: p.name, Type: d, Dims: []int{p.rows, p.cols}, Data: raw})
 	}
 	return params, rounding, nil
-}
-
-// thinDelta is ΔW as A B.
-func thinDelta(m *adapter.Module) (*adapter.Delta, error) {
-	k, err := adapter.Lookup(m.Method)
-	if err != nil {
-		return nil, err
-	}
-	delta, err := k.Delta(m.Site, m.Settings, m.Tensors)
-	if err != nil {
-		return nil, err
-	}
-	if delta.Kron != nil {
-		return nil, fmt.Errorf("%w: module %s: %s has full rank and no thin form", adapter.ErrMismatch, m.Module, m.Method)
-	}
-	return delta, nil
 }
 
 func scaled(x []float64, by float64) []float64 {
@@ -138,11 +150,7 @@ func (t *thin) emit(l *nodeList, module, x, _ string) string {
 }
 
 // thin makes initializers A, B and the scale.
-func (x *injector) thin(m *adapter.Module, d onnx.DataType) (update, error) {
-	delta, err := thinDelta(m)
-	if err != nil {
-		return nil, err
-	}
+func (x *injector) thin(m *adapter.Module, delta *adapter.Delta, d onnx.DataType) (_ update, err error) {
 	u := &thin{}
 	a, b := factorNames(m.Module)
 	for _, p := range []struct {
@@ -210,11 +218,7 @@ func (s *sandwich) form() Form        { return FormKronecker }
 func (s *sandwich) rounding() float64 { return s.error }
 
 // kronecker makes initializers of the factors.
-func (x *injector) kronecker(m *adapter.Module, d onnx.DataType) (update, error) {
-	fs, err := m.Factors()
-	if err != nil {
-		return nil, err
-	}
+func (x *injector) kronecker(m *adapter.Module, fs []kron.Factor[float64], scale float64, d onnx.DataType) (_ update, err error) {
 	names := []string{m.Method}
 	if len(fs) == 2 {
 		names = []string{m.Method + "_A", m.Method + "_B"}
@@ -243,8 +247,8 @@ func (x *injector) kronecker(m *adapter.Module, d onnx.DataType) (update, error)
 		}
 		u.factors = append(u.factors, k)
 	}
-	if m.Scale() != 1 {
-		u.scale, err = x.list.number(d, m.Scale())
+	if scale != 1 {
+		u.scale, err = x.list.number(d, scale)
 	}
 	return u, err
 }

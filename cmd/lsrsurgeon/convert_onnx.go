@@ -18,8 +18,8 @@ import (
 
 // graphFlags say how an adapter goes into an ONNX graph.
 type graphFlags struct {
-	as, form, names string
-	anyBase         bool
+	as, form, names, head string
+	anyBase               bool
 }
 
 func (g *graphFlags) add(c *cobra.Command) {
@@ -34,6 +34,7 @@ func (g *graphFlags) options() onnxmodel.InjectOptions {
 // addConvertONNX adds the flags of --to onnx and --to onnx-adapter.
 func addConvertONNX(c *cobra.Command, o *convertOptions) {
 	o.add(c)
+	enumFlag(c, &o.head, "head", "ONNX: what the graph of a safetensors model computes", "auto", "none", "classification", "lm")
 	c.Flags().StringVar(&o.names, "names-from", "", namesFromHelp)
 	c.Flags().BoolVar(&o.anyBase, "any-base", false, "ONNX: accept a base whose weights are not those that the adapter was made for")
 }
@@ -105,6 +106,12 @@ func runConvertONNX(a *app, path string, o *convertOptions) error {
 	if err := a.checkOutputs(b.ck.Path(), o.out); err != nil {
 		return err
 	}
+	if b.ad == nil && (o.set["as"] || o.set["form"]) {
+		return usagef("--as and --form are about an adapter, and %s is a model", path)
+	}
+	if b.ck.Format() != formats.FormatONNX {
+		return exportONNX(a, b, o)
+	}
 	if b.ad == nil {
 		return usagef("%s is an ONNX model already", path)
 	}
@@ -113,16 +120,16 @@ func runConvertONNX(a *app, path string, o *convertOptions) error {
 		return err
 	}
 	defer m.Close()
-	return injectInto(a, m, b, o.out, o.graphFlags, b.ck.Dir())
+	return injectInto(a, m, b, o.out, o.graphFlags)
 }
 
 // injectInto writes a graph with an adapter in it, and reports.
-func injectInto(a *app, m *onnx.Model, b *onnxBase, out string, g graphFlags, dir string) error {
+func injectInto(a *app, m *onnx.Model, b *onnxBase, out string, g graphFlags) error {
 	in, err := onnxmodel.Inject(m, b.ad, g.options())
 	if err != nil {
 		return err
 	}
-	w, err := writeGraph(a, m, in, out, dir)
+	w, err := writeGraph(a, m, in.Edit, out, b.ck.Dir())
 	if err != nil {
 		return err
 	}
@@ -137,8 +144,8 @@ func injectInto(a *app, m *onnx.Model, b *onnxBase, out string, g graphFlags, di
 
 // writeGraph writes a changed graph, with the files of dir that belong to a
 // model.
-func writeGraph(a *app, m *onnx.Model, in *onnxmodel.Injected, out, dir string) (*onnxmodel.Written, error) {
-	w, err := onnxmodel.Write(m, in.Edit, out, onnxmodel.WriteOptions{Replace: a.force, Carry: modelFiles(dir)})
+func writeGraph(a *app, m *onnx.Model, e *onnx.Edit, out, dir string) (*onnxmodel.Written, error) {
+	w, err := onnxmodel.Write(m, e, out, onnxmodel.WriteOptions{Replace: a.force, Carry: modelFiles(dir)})
 	if err != nil {
 		return nil, err
 	}

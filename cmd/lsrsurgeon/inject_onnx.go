@@ -39,6 +39,6 @@ func (g *graphPlan) write(a *app, ck *formats.Checkpoint, ad *adapter.Adapter, o
 	if g.m == nil {
 		return adapter.WriteInto(ck, ad, o.into, a.force)
 	}
-	_, err := writeGraph(a, g.m, g.in, o.into, ck.Dir())
+	_, err := writeGraph(a, g.m, g.in.Edit, o.into, ck.Dir())
 	return err
 }
