@@ -11,6 +11,7 @@ import (
 
 type convertOptions struct {
 	graphFlags
+	ggufFlags
 	out, to, base, prefix string
 	set                   map[string]bool // flags that the user gave
 }
@@ -29,6 +30,7 @@ func convertTargets() []convertTarget {
 	return []convertTarget{
 		{name: "peft-lora", help: "PEFT's LoRA", run: runConvertPEFT},
 		{name: "peft-lokr", help: "PEFT's LoKr", run: runConvertPEFT},
+		{name: "gguf", help: "llama.cpp's file of a model or a LoRA", flags: addGGUFFlags, run: runConvertGGUF},
 		{name: "onnx", help: "an ONNX graph with the adapter in it", flags: addConvertONNX, run: runConvertONNX},
 		{name: "onnx-adapter", help: "values for the graph's optional inputs, as ONNX Runtime loads them", run: runConvertONNXAdapter},
 	}
@@ -53,7 +55,8 @@ An LSR adapter is the LoRA of rank r1*r2 that it equals, without any
 approximation; with one term it is also a LoKr, which is much smaller. The scale
 means the same in all.`,
 		Example: `  lsrsurgeon convert run -o peft-adapter --to peft-lora
-  lsrsurgeon convert run -o peft-adapter --to peft-lokr`,
+  lsrsurgeon convert run -o peft-adapter --to peft-lokr
+  lsrsurgeon convert merged -o model.gguf --to gguf --dtype q8_0`,
 		Args: exactArgs("ADAPTER|MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.set = changed(cmd)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"math"
 	"os"
 	"strings"
@@ -39,12 +40,15 @@ func write(t testing.TB, f *File, value func(i, j int) float32) []byte {
 		t.Fatal(err)
 	}
 	for _, x := range f.Tensors {
-		if err := w.Rows(x.Name, func(i int, dst []float32) error {
-			for j := range dst {
-				dst[j] = value(i, j)
-			}
-			return nil
-		}); err != nil {
+		n, cols := 1, x.Shape[len(x.Shape)-1]
+		for _, d := range x.Shape {
+			n *= d
+		}
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = value(i/cols, i%cols)
+		}
+		if err := w.Floats(x.Name, v); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -94,8 +98,11 @@ func TestWriterOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Rows("b", func(int, []float32) error { return nil }); err == nil {
+	if err := w.Floats("b", []float32{1}); err == nil {
 		t.Error("a tensor out of order was taken")
+	}
+	if err := w.Tensor("a", func(w io.Writer) error { _, err := w.Write([]byte{1}); return err }); err == nil {
+		t.Error("one byte was taken for a float32")
 	}
 	if err := w.Close(); err == nil {
 		t.Error("a file without its tensors was closed")

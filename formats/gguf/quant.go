@@ -24,14 +24,14 @@ func Encode(dst []byte, x []float32, t Type) error {
 	if t != Q8_0 {
 		return fmt.Errorf("%w: type %v is not written", ErrUnsupported, t)
 	}
-	for len(x) >= q8Block {
+	if len(x)%q8Block != 0 || len(dst) != len(x)/q8Block*34 {
+		return fmt.Errorf("%d elements do not fill the blocks of %d of %d bytes of Q8_0", len(x), q8Block, len(dst))
+	}
+	for len(x) > 0 {
 		if err := encodeQ8(dst[:34], x[:q8Block]); err != nil {
 			return err
 		}
 		dst, x = dst[34:], x[q8Block:]
-	}
-	if len(x) > 0 {
-		return fmt.Errorf("%d elements do not fill a block of %d", len(x), q8Block)
 	}
 	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"io"
 	"math"
 	"slices"
-
-	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
 // Layout assigns version, alignment and places to a file that is to be
@@ -198,40 +196,43 @@ func (w *Writer) pad() error {
 	return w.write(make([]byte, align(w.at, w.f.Alignment)-w.at))
 }
 
-// Rows writes the whole next tensor, which has to be called name. It asks row for
-// each row of the last dimension in turn; the slice belongs to the writer.
-func (w *Writer) Rows(name string, row func(i int, dst []float32) error) error {
+// Tensor writes the next tensor, which has to be called name, by the bytes that
+// fill writes, and pads it. Other than the tensor's number of bytes is an error.
+func (w *Writer) Tensor(name string, fill func(io.Writer) error) error {
 	if w.next >= len(w.f.Tensors) || w.f.Tensors[w.next].Name != name {
 		return fmt.Errorf("gguf: tensor %q is written out of order", name)
 	}
 	t := &w.f.Tensors[w.next]
-	cols := 1
-	if len(t.Shape) > 0 {
-		cols = t.Shape[len(t.Shape)-1]
-	}
-	n, err := tensor.Elements(t.Shape)
-	if err != nil {
+	if err := fill(writerFunc(w.write)); err != nil {
 		return err
 	}
-	x := make([]float32, cols)
-	size, err := ByteSize(t.Type, []int{cols})
-	if err != nil {
-		return err
-	}
-	out := make([]byte, size)
-	for i := range int(n) / max(1, cols) {
-		if err := row(i, x); err != nil {
-			return err
-		}
-		if err := Encode(out, x, t.Type); err != nil {
-			return fmt.Errorf("tensor %q: %w", name, err)
-		}
-		if err := w.write(out); err != nil {
-			return err
-		}
+	if n := w.at - t.Offset; n != t.Bytes {
+		return fmt.Errorf("gguf: tensor %q: %d bytes were written, it has %d", name, n, t.Bytes)
 	}
 	w.next++
 	return w.pad()
+}
+
+// Floats writes the next tensor from its elements.
+func (w *Writer) Floats(name string, x []float32) error {
+	return w.Tensor(name, func(out io.Writer) error {
+		t := &w.f.Tensors[w.next]
+		b := make([]byte, t.Bytes)
+		if err := Encode(b, x, t.Type); err != nil {
+			return fmt.Errorf("tensor %q: %w", name, err)
+		}
+		_, err := out.Write(b)
+		return err
+	})
+}
+
+type writerFunc func([]byte) error
+
+func (f writerFunc) Write(b []byte) (int, error) {
+	if err := f(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // Close fails if tensors are missing.

@@ -46,7 +46,7 @@ var allowed = map[string]string{
 	"bench/peers":                "",
 	"formats/onnx":               "tensor",
 	"formats/gguf":               "tensor",
-	"convert":                    "adapter formats formats/gguf formats/safetensors internal/atomicfile model tensor text",
+	"convert":                    "adapter formats formats/gguf formats/safetensors graph internal/atomicfile model tensor text",
 	"cmd/lsrsurgeon":             "*",
 }
 
