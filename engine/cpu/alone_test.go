@@ -20,7 +20,7 @@ func part(b *graph.Batch, s int) *graph.Batch {
 // states stands on. The sizes are no multiples of vector registers.
 func TestSequencesDoNotDependOnTheirBatch(t *testing.T) {
 	e := encoder{hidden: 76, inter: 107, layers: 2, heads: 4, vocab: 50}
-	for _, o := range []Options{{Threads: 2}, {Threads: 2, BaseDType: "int8"}, {Threads: 2, Precision: "bf16"}} {
+	for _, o := range []Options{{Threads: 2}, {Threads: 2, BaseDType: "int8"}, {Threads: 2, BaseDType: "bf16"}, {Threads: 2, Precision: "bf16"}} {
 		kerneltest.ForEach(t, func(t *testing.T) {
 			p := e.program(t)
 			b := newBatch(e.vocab, 9, 1, 140, 33, 17)

@@ -19,9 +19,10 @@ type Options struct {
 	// float32. All else is float32 either way.
 	Precision string
 	// BaseDType is how frozen matrices are held: "f32", "bf16" or "int8" (one
-	// scale per output channel). Empty means the precision. "bf16" is for
-	// Precision "bf16" only, "int8" for "f32" only. Embedding tables are held
-	// as bf16 unless BaseDType is "f32".
+	// scale per output channel). Empty means the precision. With Precision
+	// "f32" the kernels widen bf16 and int8 panel by panel; "bf16" is the only
+	// one for Precision "bf16". Embedding tables are held as bf16 unless
+	// BaseDType is "f32".
 	BaseDType string
 	// MemoryLimit, if positive, is how many bytes an executable may take
 	// (PeakBytes); Compile refuses what needs more.
@@ -56,9 +57,9 @@ func New(o Options) (graph.Engine, error) {
 		o.BaseDType = o.Precision
 	}
 	switch o.Precision + " " + o.BaseDType {
-	case "f32 f32", "f32 int8", "bf16 bf16":
-	case "f32 bf16", "bf16 f32", "bf16 int8":
-		return nil, fmt.Errorf("cpu: base dtype %s does not go with precision %s; choose f32 or int8 with f32, bf16 with bf16", o.BaseDType, o.Precision)
+	case "f32 f32", "f32 bf16", "f32 int8", "bf16 bf16":
+	case "bf16 f32", "bf16 int8":
+		return nil, fmt.Errorf("cpu: base dtype %s does not go with precision bf16; choose bf16, or precision f32", o.BaseDType)
 	default:
 		return nil, fmt.Errorf("cpu: base dtype %q is unknown; choose f32, bf16 or int8", o.BaseDType)
 	}

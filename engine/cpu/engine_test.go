@@ -29,7 +29,7 @@ func TestOptions(t *testing.T) {
 		{Options{Threads: -1}, "-1 threads"},
 		{Options{Precision: "f16"}, `precision "f16" is unknown; choose f32 or bf16`},
 		{Options{BaseDType: "int4"}, `base dtype "int4" is unknown; choose f32, bf16 or int8`},
-		{Options{BaseDType: "bf16"}, "does not go with precision f32"},
+		{Options{BaseDType: "bf16"}, ""},
 		{Options{Precision: "bf16", BaseDType: "int8"}, "does not go with precision bf16"},
 	} {
 		_, err := New(c.o)
@@ -74,7 +74,7 @@ func (r rounded) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 // those of int8, whose activations stay float32, and with activations rounded
 // to 8 bits as well for bf16. Gradients of bf16 stay close to those of the
 // rounded model; int8 rounds Wᵀ by its own columns and stays close to the
-// unrounded one.
+// unrounded one. bf16 as a base alone rounds both alike and nothing else.
 func TestReducedBase(t *testing.T) {
 	p := small.program(t)
 	b := newBatch(small.vocab, 9, 1, 17)
@@ -85,6 +85,7 @@ func TestReducedBase(t *testing.T) {
 			out, grad float64
 		}{
 			{Options{Precision: "bf16"}, 0.02, 0.05},
+			{Options{BaseDType: "bf16"}, 1e-4, 1e-4},
 			{Options{BaseDType: "int8"}, 1e-4, 0.05},
 		} {
 			e, err := New(c.o)

@@ -222,6 +222,9 @@ func (x *executable) pack(k, n int, image []float32, ld int, transposed bool) *k
 	row := func(dst []float32, i int) { copy(dst, image[i*ld:][:len(dst)]) }
 	switch x.e.opt.BaseDType {
 	case "bf16":
+		if x.e.opt.Precision == "f32" {
+			return kernel.PackBStoredBF16(x.pool, k, n, transposed, row)
+		}
 		return kernel.PackBBF16(x.pool, k, n, transposed, row)
 	case "int8":
 		return kernel.PackBInt8(x.pool, k, n, transposed, row)

@@ -16,6 +16,8 @@ type PackedB struct {
 	half  []uint16  // (panels, depth, nr), bf16 widened inside Mul
 	bytes []int8    // (panels, depth, nr), times scale
 	scale []float32 // (panels*nr), for bytes
+
+	roundA bool // Mul rounds A to bf16 as well
 }
 
 // Epilogue is what Mul does with a tile of the product while it is in cache:
@@ -158,7 +160,7 @@ func (b *PackedB) Mul(p *Pool, m int, a []float32, lda int, c []float32, ldc int
 		return
 	}
 	q := product[float32]{kn: b.kn, m: m, n: b.N, k: b.K, a: a, lda: lda, c: c, ldc: ldc, panel: b.panel,
-		roundA: b.half != nil}
+		roundA: b.roundA}
 	if e != nil {
 		e.check(m, b.N)
 		q.acc = e.Accumulate

@@ -16,9 +16,21 @@ func PackBBF16(p *Pool, k, n int, transposed bool, load func(dst []float32, row 
 	if cur.bf16 != nil {
 		return packPairs(p, b, transposed, load)
 	}
+	b.roundA = true
+	return packHalf(p, b, transposed, load)
+}
+
+// PackBStoredBF16 is PackBBF16 for memory alone: B is held as bfloat16, A stays
+// float32, and so does every product.
+func PackBStoredBF16(p *Pool, k, n int, transposed bool, load func(dst []float32, row int)) *PackedB {
+	return packHalf(p, newPackedB(k, n), transposed, load)
+}
+
+// packHalf packs panels that Mul widens tile by tile.
+func packHalf(p *Pool, b *PackedB, transposed bool, load func(dst []float32, row int)) *PackedB {
 	nr := b.kn.nr
 	if b.kn.packed != nil { // widened panels go through the strided kernel
-		b.kn, b.depth = cur.row, k
+		b.kn, b.depth = cur.row, b.K
 		nr = b.kn.nr
 	}
 	b.half = make([]uint16, max(1, b.panels()*b.depth*nr))

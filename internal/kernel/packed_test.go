@@ -61,6 +61,7 @@ func testPackedMul(t *testing.T) {
 			}
 		}
 		rounded := product(false, false, m, n, k, a16, lda, b16, n)
+		halves := product(false, false, m, n, k, testkit.Float64s(a), lda, b16, n)
 		bytes := product(false, false, m, n, k, testkit.Float64s(a), lda, b8, n)
 		row := func(dst []float32, i int) { copy(dst, b[i*n:][:n]) }
 		col := func(dst []float32, j int) { copy(dst, bt[j*k:][:k]) }
@@ -75,6 +76,8 @@ func testPackedMul(t *testing.T) {
 			{"by columns", kernel.PackBFunc(pool, k, n, true, col), plain},
 			{"bf16", kernel.PackBBF16(pool, k, n, false, row), rounded},
 			{"bf16 transposed", kernel.PackBBF16(pool, k, n, true, col), rounded},
+			{"bf16 stored", kernel.PackBStoredBF16(pool, k, n, false, row), halves},
+			{"bf16 stored transposed", kernel.PackBStoredBF16(pool, k, n, true, col), halves},
 			{"int8", kernel.PackBInt8(pool, k, n, false, row), bytes},
 			{"int8 transposed", kernel.PackBInt8(pool, k, n, true, col), bytes},
 		} {
