@@ -51,9 +51,62 @@ func (x *executable) queryBlocks(o *graph.Attention) int {
 // of weights, in bytes.
 func rowsShared(n, m, hd int) int { return 4 * (n*tileLen*(hd+1) + m*tileLen*(tileLen+1)) }
 
+// attnKernel is a kernel of attention and its shared memory.
+type attnKernel struct {
+	name   string
+	shared int
+}
+
+// The passes of attention.
+const (
+	attnForward = iota
+	attnQueries // the gradient of queries
+	attnKeys    // of keys and values
+)
+
+// attnKernels are the kernels of a pass: on tensor cores in the precisions
+// that use them, if the tiles fit into the shared memory of a block. Heads of
+// more than 128 have no kernels for TF32, and in bf16 two for keys and values.
+func (e *Engine) attnKernels(pass, hd int) []attnKernel {
+	w, p := width(hd), e.opt.Precision
+	kind, per := [...]string{"", "dq_", "dkv_"}[pass], map[string]int{"tf32": 1, "bf16": 2}[p]
+	if per > 0 && (w <= 128 || p == "bf16") {
+		if n := attnShared(pass, w, per); n <= e.dev.info.SharedMemory {
+			if pass == attnKeys && w > 128 {
+				return []attnKernel{{fmt.Sprintf("attention_dk_%s_%d", p, w), n}, {fmt.Sprintf("attention_dv_%s_%d", p, w), n}}
+			}
+			return []attnKernel{{fmt.Sprintf("attention_%s%s_%d", kind, p, w), n}}
+		}
+	}
+	n := [...]int{rowsShared(3, 1, hd), rowsShared(4, 1, hd), rowsShared(4, 2, hd)}[pass]
+	return []attnKernel{{fmt.Sprintf("attention_%s%d", kind, w), n}}
+}
+
+// attnShared is the shared memory of the kernels of attention_tc.cu, in bytes,
+// for heads of width w and per elements in a word.
+func attnShared(pass, w, per int) int {
+	const rows = 64
+	c := 32 // rows of the other side
+	if pass == attnForward && w <= 64 {
+		c = 64
+	}
+	row, column := w/per+4, w*(c/per+4)
+	return 4 * [...]int{(rows+c)*row + column, 2*(rows+c)*row + column, 2*(rows+c)*row + 2*column + 2*c}[pass]
+}
+
+// attend launches the kernels of a pass.
+func (x *executable) attend(pass int, g grid, a *attnArgs) error {
+	for _, k := range x.e.attnKernels(pass, int(a.hd)) {
+		if err := x.emit(k.name, g, 128, k.shared, x.batch.p, unsafe.Pointer(a)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (x *executable) attention(o *graph.Attention) error {
 	a := x.attn(o)
-	return x.emit(fmt.Sprintf("attention_%d", width(o.HeadDim)), grid{x: x.queryBlocks(o), y: o.Heads}, 128, rowsShared(3, 1, o.HeadDim), x.batch.p, unsafe.Pointer(&a))
+	return x.attend(attnForward, grid{x: x.queryBlocks(o), y: o.Heads}, &a)
 }
 
 func (x *executable) attentionGrad(g *graph.AttentionGrad) error {
@@ -66,16 +119,15 @@ func (x *executable) attentionGrad(g *graph.AttentionGrad) error {
 	if err := x.emit("attention_delta", grid{x: (rows*o.Heads + 7) / 8}, 256, 0, x.batch.p, unsafe.Pointer(&a)); err != nil {
 		return err
 	}
-	w := width(o.HeadDim)
 	if g.DQ != graph.None {
-		if err := x.emit(fmt.Sprintf("attention_dq_%d", w), grid{x: x.queryBlocks(o), y: o.Heads}, 128, rowsShared(4, 1, o.HeadDim), x.batch.p, unsafe.Pointer(&a)); err != nil {
+		if err := x.attend(attnQueries, grid{x: x.queryBlocks(o), y: o.Heads}, &a); err != nil {
 			return err
 		}
 	}
 	if g.DK == graph.None && g.DV == graph.None {
 		return nil
 	}
-	return x.emit(fmt.Sprintf("attention_dkv_%d", w), grid{x: maxTiles(x.bound), y: o.KVHeads}, 128, rowsShared(4, 2, o.HeadDim), x.batch.p, unsafe.Pointer(&a))
+	return x.attend(attnKeys, grid{x: maxTiles(x.bound), y: o.KVHeads}, &a)
 }
 
 // ropeTable is the cosines and sines of one set of frequencies for the tokens

@@ -15,15 +15,17 @@ type head struct {
 	_              int32
 	seed           uint64
 
-	ids, types, positions, cu, picked, labels, seqs, targets, tile ptr
+	ids, types, positions, cu, picked, labels, seqs, targets, inputs, tile ptr
 }
 
 // tileLen is the number of queries or keys of a tile of attention.
 const tileLen = 32
 
 // layout says where the streams of a batch lie behind its head, in bytes.
+// Inputs come last, from streams on: they are large, so kernels read them
+// where they arrive and not in the copy of the rest.
 type layout struct {
-	ids, types, positions, cu, picked, labels, seqs, targets, tile, total int
+	ids, types, positions, cu, picked, labels, seqs, targets, tile, streams, total int
 }
 
 // layoutOf makes room for batches up to d.
@@ -38,9 +40,11 @@ func layoutOf(p *graph.Program, d graph.Dims) layout {
 	}
 	l.ids, l.types, l.positions, l.seqs = take(d.T), take(d.T), take(d.T), take(d.T)
 	l.cu, l.picked, l.labels = take(d.S+1), take(d.R), take(max(d.S, d.R))
-	targets := 0
+	targets, inputs := 0, 0
 	for _, op := range p.Ops {
 		switch o := op.(type) {
+		case *graph.Input:
+			inputs = d.T * p.Info(o.Y).Cols
 		case *graph.MSE:
 			targets = max(targets, p.Info(o.Pred).Rows.Count(d)*p.Info(o.Pred).Cols)
 		case *graph.BCE:
@@ -49,20 +53,25 @@ func layoutOf(p *graph.Program, d graph.Dims) layout {
 	}
 	l.targets = take(targets)
 	l.tile = take(4 * maxTiles(d))
-	l.total = (at + 15) &^ 15
+	l.streams = (at + 15) &^ 15
+	l.total = l.streams + (4*inputs+15)&^15
 	return l
 }
+
+// bytes is the device memory of the streams and of both slots.
+func (l layout) bytes() int64 { return int64(l.streams) + 2*int64(l.total) }
 
 // maxTiles bounds the number of tiles of batches up to d.
 func maxTiles(d graph.Dims) int { return d.T/tileLen + d.S }
 
-// pack writes b as the kernels see it, for device address base.
-func (l layout) pack(image []byte, base ptr, b *graph.Batch) {
+// pack writes b as the kernels see it: streams for device address base, inputs
+// for where the image itself is copied to. It returns the bytes in use.
+func (l layout) pack(image []byte, base, inputs ptr, b *graph.Batch) int {
 	d := b.Dims()
 	h := (*head)(unsafe.Pointer(&image[0]))
 	*h = head{t: int32(d.T), s: int32(d.S), r: int32(d.R), step: uint32(b.Step), lossScale: b.LossScale, seed: b.Seed,
 		ids: base + ptr(l.ids), types: base + ptr(l.types), positions: base + ptr(l.positions), cu: base + ptr(l.cu), picked: base + ptr(l.picked),
-		labels: base + ptr(l.labels), seqs: base + ptr(l.seqs), targets: base + ptr(l.targets), tile: base + ptr(l.tile)}
+		labels: base + ptr(l.labels), seqs: base + ptr(l.seqs), targets: base + ptr(l.targets), inputs: inputs + ptr(l.streams), tile: base + ptr(l.tile)}
 	if b.Train {
 		h.train = 1
 	}
@@ -95,6 +104,10 @@ func (l layout) pack(image []byte, base ptr, b *graph.Batch) {
 			h.tiles++
 		}
 	}
+	if l.total == l.streams {
+		return l.streams // the program has no input: what a batch brings is not read
+	}
+	return l.streams + 4*copy(floats(image[l.streams:l.total]), b.Inputs)
 }
 
 // slot is one of two places through which batches travel, so that a batch is
@@ -108,7 +121,7 @@ type slot struct {
 // openSlots allocates for the layout.
 func (x *executable) openSlots() error {
 	var err error
-	if x.batch, err = x.allocate(int64(x.layout.total)); err != nil {
+	if x.batch, err = x.allocate(int64(x.layout.streams)); err != nil {
 		return err
 	}
 	for i := range x.slots {
@@ -152,16 +165,17 @@ func (x *executable) closeSlots() error {
 }
 
 // send queues the copy of b: to its slot's memory on the copying stream, from
-// there to where the kernels look on the computing one.
-func (x *executable) send(b *graph.Batch) error {
+// there to where the kernels look on the computing one. The slot is in use
+// until its event used is recorded, which is the caller's: after the kernels,
+// since they read inputs in it.
+func (x *executable) send(b *graph.Batch) (*slot, error) {
 	s := &x.slots[x.next]
 	x.next = 1 - x.next
-	n := uintptr(x.layout.total)
 	// The last copy out of the pinned memory must be over.
 	if err := x.check("cuEventSynchronize", x.waitEvent(s.copied)); err != nil {
-		return err
+		return nil, err
 	}
-	x.layout.pack(s.host.bytes, x.batch.p, b)
+	n := uintptr(x.layout.pack(s.host.bytes, x.batch.p, s.staging.p, b))
 	for _, step := range []struct {
 		call string
 		code func() int32
@@ -170,12 +184,11 @@ func (x *executable) send(b *graph.Batch) error {
 		{"cuMemcpyHtoD", func() int32 { return x.toDevice(s.staging.p, s.host.p, n, x.copies) }},
 		{"cuEventRecord", func() int32 { return x.recordEvent(s.copied, x.copies) }},
 		{"cuStreamWaitEvent", func() int32 { return x.streamWaitEvent(x.stream, s.copied, 0) }},
-		{"cuMemcpyDtoD", func() int32 { return x.onDevice(x.batch.p, s.staging.p, n, x.stream) }},
-		{"cuEventRecord", func() int32 { return x.recordEvent(s.used, x.stream) }},
+		{"cuMemcpyDtoD", func() int32 { return x.onDevice(x.batch.p, s.staging.p, uintptr(x.layout.streams), x.stream) }},
 	} {
 		if err := x.check(step.call, step.code()); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return s, nil
 }

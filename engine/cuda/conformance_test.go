@@ -18,7 +18,9 @@ func TestConformance(t *testing.T) {
 			}
 			f := openFake(t)
 			f.set(setOrder, int64(order))
-			enginetest.Run(t, f.opener(Options{NoGraphs: order == 1}), enginetest.Tolerance{})
+			open := f.opener(Options{NoGraphs: order == 1})
+			enginetest.Run(t, open, enginetest.Tolerance{})
+			t.Run("input", func(t *testing.T) { enginetest.RunInput(t, open, enginetest.Tolerance{}) })
 		})
 	}
 }

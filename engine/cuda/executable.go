@@ -95,10 +95,10 @@ func (x *executable) supported() error {
 		switch o := op.(type) {
 		case *graph.Attention:
 			hd = o.HeadDim
-			need = rowsShared(3, 1, hd)
+			need = x.e.attnKernels(attnForward, hd)[0].shared
 		case *graph.AttentionGrad:
 			hd = o.Fwd.HeadDim
-			need = rowsShared(4, 2, hd)
+			need = max(x.e.attnKernels(attnQueries, hd)[0].shared, x.e.attnKernels(attnKeys, hd)[0].shared)
 		}
 		if hd > maxHeadDim {
 			return fmt.Errorf("attention with heads of %d; at most %d are supported", hd, maxHeadDim)
@@ -227,7 +227,8 @@ func (x *executable) Run(ctx context.Context, b *graph.Batch) error {
 				return err
 			}
 		}
-		if err := x.send(b); err != nil {
+		s, err := x.send(b)
+		if err != nil {
 			return err
 		}
 		x.dims, x.bound = d, bucket(d)
@@ -236,7 +237,7 @@ func (x *executable) Run(ctx context.Context, b *graph.Batch) error {
 			return err
 		}
 		x.ran = true
-		return nil
+		return x.check("cuEventRecord", x.recordEvent(s.used, x.stream))
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", x.e.Name(), err)

@@ -47,6 +47,7 @@ func TestGPU(t *testing.T) {
 			}
 			open := func(testing.TB) graph.Engine { return e }
 			enginetest.Run(t, open, enginetest.Tolerance{})
+			t.Run("input", func(t *testing.T) { enginetest.RunInput(t, open, enginetest.Tolerance{}) })
 			t.Run("identical", func(t *testing.T) { enginetest.Identical(t, open, open) })
 			for _, s := range []shape{tinyBERT, tinyLlama} {
 				t.Run(s.name, func(t *testing.T) { compareCurves(t, s, e) })

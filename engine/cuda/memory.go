@@ -36,7 +36,8 @@ func (x *executable) overhead(d graph.Dims) (int64, error) {
 	if err := x.runPass(measure, d); err != nil {
 		return 0, err
 	}
-	return x.need + x.ropeBytes(d) + 3*int64(layoutOf(x.p, d).total) + int64(len(x.kronList))*kronBytes + 8*int64(max(d.S, d.R, 1)), nil
+	l := layoutOf(x.p, d)
+	return x.need + x.ropeBytes(d) + l.bytes() + int64(len(x.kronList))*kronBytes + 8*int64(max(d.S, d.R, 1)), nil
 }
 
 // budget is the memory that this executable may take, with what it holds and

@@ -120,6 +120,9 @@ func (x *executable) operations() error {
 // run queues one operation.
 func (x *executable) run(op graph.Op) error {
 	switch o := op.(type) {
+	case *graph.Input:
+		y := x.mat(o.Y)
+		return x.over(y, "input_rows", y)
 	case *graph.Embed:
 		return x.embed(o)
 	case *graph.Linear:

@@ -13,14 +13,16 @@ struct Attn {
   int unused;
 };
 
-// Span is up to 32 query rows that stand at positions pos... of a sequence.
+// Span is query rows that stand at positions pos... of a sequence.
 struct Span { int row, pos, n, first, len; };
 
-DEVICE bool query_span(const Head *h, const Attn &a, int i, Span &s) {
+// query_span is tile i of `most` queries, a multiple of 32; false where there is none.
+DEVICE bool query_span(const Head *h, const Attn &a, int i, int most, Span &s) {
   if (a.pick == 0) {
     if (i >= h->tiles) return false;
     Tile t = h->tile[i];
-    s = Span{t.first + t.off, t.off, t.len - t.off < 32 ? t.len - t.off : 32, t.first, t.len};
+    if (t.off % most) return false;
+    s = Span{t.first + t.off, t.off, t.len - t.off < most ? t.len - t.off : most, t.first, t.len};
     return true;
   }
   if (i >= h->s) return false;
@@ -89,7 +91,7 @@ DEVICE void keep_keys(const Head *h, const Attn &a, float *p, int row, int head,
 template <int HD> DEVICE void attention_of(const Head *h, const Attn &a) {
   DYNAMIC_SHARED(sm);
   Span s;
-  if (!query_span(h, a, blockIdx.x, s)) return;
+  if (!query_span(h, a, blockIdx.x, 32, s)) return;
   int hd = a.hd, head = blockIdx.y, kc = head / (a.heads / a.kv_heads) * hd, qc = head * hd;
   float *q = sm, *k = q + 32 * (hd + 1), *v = k + 32 * (hd + 1), *p = v + 32 * (hd + 1);
   int r = threadIdx.x / 4, c = threadIdx.x % 4, pos = s.pos + r;
@@ -153,7 +155,7 @@ KERNEL attention_delta(const Head *h, Attn a) {
 template <int HD> DEVICE void attention_dq_of(const Head *h, const Attn &a) {
   DYNAMIC_SHARED(sm);
   Span s;
-  if (!query_span(h, a, blockIdx.x, s)) return;
+  if (!query_span(h, a, blockIdx.x, 32, s)) return;
   int hd = a.hd, head = blockIdx.y, kc = head / (a.heads / a.kv_heads) * hd, qc = head * hd, size = 32 * (hd + 1);
   float *q = sm, *dy = q + size, *k = dy + size, *v = k + size, *w = v + size;
   int r = threadIdx.x / 4, c = threadIdx.x % 4, pos = s.pos + r;

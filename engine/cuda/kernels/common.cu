@@ -24,7 +24,7 @@ struct Head {
   int unused;
   u64 seed;
   const int *ids, *types, *positions, *cu, *picked, *labels, *seqs;
-  const float *targets;
+  const float *targets, *inputs;
   const Tile *tile;
 };
 

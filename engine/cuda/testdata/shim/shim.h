@@ -138,6 +138,7 @@ inline float __shfl_xor_sync(u32, float v, int m) {
   shim::yield(shim::WARP);
   return r;
 }
+inline u32 __shfl_xor_sync(u32 all, u32 v, int m) { return __float_as_uint(__shfl_xor_sync(all, __uint_as_float(v), m)); }
 // to_tf32 rounds to 10 bits of mantissa, ties away from zero.
 inline u32 to_tf32(float v) { return (__float_as_uint(v) + 0x1000u) & ~0x1fffu; }
 // mma multiplies the fragments of a warp by the layout of the PTX ISA.
