@@ -35,8 +35,8 @@ type NamedDelta struct {
 	*Delta
 }
 
-// New makes the adapter that c describes for a model's sites, with its
-// starting values. w is needed by InitSVD alone. Unless c.Init is InitPaper,
+// New makes the adapter that c describes for a model's sites, its linear layers,
+// with its starting values. w is needed by InitSVD, InitPiSSA, InitOLoRA and dora. Unless c.Init is InitPaper,
 // every ΔW is checked to be 0.
 func New(sites []Site, c Config, w WeightReader) (*Adapter, error) {
 	a, err := plan(sites, c)
@@ -75,9 +75,22 @@ func (m *Module) share(shared map[string][]float32) {
 	}
 }
 
+// linearMap is what the update does to its input before any rescaling: ΔW, or the
+// connection around a block.
+func (m *Module) linearMap(k Kind) (*Delta, error) {
+	switch k := k.(type) {
+	case Rescaler:
+		d, _, err := k.Rescaled(m.Site, m.Settings, m.Tensors)
+		return d, err
+	case lor2c:
+		return k.connection(m.Site, m.Settings, m.Tensors)
+	}
+	return k.Delta(m.Site, m.Settings, m.Tensors)
+}
+
 // checkStart fails unless ΔW is what the initialisation promises.
 func (m *Module) checkStart(k Kind) error {
-	d, err := k.Delta(m.Site, m.Settings, m.Tensors)
+	d, err := m.linearMap(k)
 	if err != nil {
 		return err
 	}
@@ -92,14 +105,18 @@ func (m *Module) checkStart(k Kind) error {
 
 // Start is the state of a new adapter: the largest ‖ΔW‖ of a module, and
 // whether all are exactly 0, so that the adapted model computes what the base
-// computes.
+// computes (but for rounding where a [Rescaler] multiplies with m/‖W‖ = 1).
 func (a *Adapter) Start() (norm float64, noOp bool, err error) {
-	deltas, err := a.Deltas()
-	if err != nil {
-		return 0, false, err
-	}
 	noOp = true
-	for _, d := range deltas {
+	for i := range a.Modules {
+		k, err := Lookup(a.Modules[i].Method)
+		if err != nil {
+			return 0, false, err
+		}
+		d, err := a.Modules[i].linearMap(k)
+		if err != nil {
+			return 0, false, err
+		}
 		if d.IsZero() {
 			continue
 		}
@@ -114,7 +131,7 @@ func plan(sites []Site, c Config) (*Adapter, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	matched, _, err := Match(sites, c)
+	matched, _, err := Match(sitesOf(c.Method, sites), c)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +169,9 @@ func (c *Config) check() error {
 	if _, err := Lookup(c.Method); err != nil {
 		return err
 	}
+	if c.Method == MethodGraLoRA && len(c.Overrides) > 0 {
+		return fmt.Errorf("gralora has the same rank, terms and alpha in all modules: it takes no overrides")
+	}
 	return c.Settings.check()
 }
 
@@ -172,7 +192,7 @@ func ParamCount(modules []Module) int64 {
 	var n int64
 	for _, m := range modules {
 		for _, p := range m.Specs {
-			if !p.Shared || !seen[p.Name] {
+			if !p.Frozen && !(p.Shared && seen[p.Name]) {
 				seen[p.Name] = true
 				n += int64(p.Size())
 			}
@@ -181,7 +201,8 @@ func ParamCount(modules []Module) int64 {
 	return n
 }
 
-// Deltas returns the update of every module, in order.
+// Deltas returns the update of every module, in order. Kinds without ΔW make an
+// error that wraps [ErrNoDelta].
 func (a *Adapter) Deltas() ([]NamedDelta, error) {
 	ds := make([]NamedDelta, len(a.Modules))
 	for i := range a.Modules {

@@ -16,10 +16,12 @@ type Form string
 const (
 	FormLoRA Form = "lora"
 	FormLoKr Form = "lokr"
+	// FormGraLoRA is of gralora alone.
+	FormGraLoRA Form = "gralora"
 )
 
 // ParseForm reads a form.
-func ParseForm(s string) (Form, error) { return parseEnum("form", s, FormLoRA, FormLoKr) }
+func ParseForm(s string) (Form, error) { return parseEnum("form", s, FormLoRA, FormLoKr, FormGraLoRA) }
 
 // ExportOptions are options of ExportPEFT.
 type ExportOptions struct {
@@ -36,7 +38,9 @@ type ExportOptions struct {
 // ExportPEFT writes the adapter as one that PEFT loads.
 //
 // FormLoRA: lsr as the LoRA of rank r1·r2 that it is, its factors A and B
-// summed in float64 and rounded once; lora as itself. FormLoKr: lsr of one
+// summed in float64 and rounded once; gralora as that of rank k·r, diffora with
+// its gates multiplied in; lora and dora as themselves, lsr-dora as the dora that
+// it is. FormGraLoRA: gralora as itself. FormLoKr: lsr of one
 // term, (P1 ⊗ Q1)(P2 ⊗ Q2) = (P1 P2) ⊗ (Q1 Q2), and krona of one term, with
 // alpha = r and the scale in the first factor. PEFT chooses LoKr's shapes by
 // one decompose_factor for all modules; where none gives the adapter's shapes,
@@ -67,13 +71,19 @@ func ExportPEFT(a *Adapter, dir string, o ExportOptions) error {
 		return b.exportLoRA(dir, o)
 	case FormLoKr:
 		return b.exportLoKr(dir, o)
+	case FormGraLoRA:
+		if b.Method != MethodGraLoRA {
+			return fmt.Errorf("%s has no gralora form", b.Method)
+		}
+		b.renamed(o.Prefix)
+		return b.SaveWith(dir, SaveOptions{o.Replace, o.Finish})
 	}
 	_, err := ParseForm(string(o.Form))
 	return err
 }
 
 func (a *Adapter) exportLoRA(dir string, o ExportOptions) error {
-	l, err := a.AsLoRA()
+	l, err := a.asPEFT()
 	if err != nil {
 		return err
 	}
@@ -84,28 +94,84 @@ func (a *Adapter) exportLoRA(dir string, o ExportOptions) error {
 	return l.SaveWith(dir, SaveOptions{o.Replace, o.Finish})
 }
 
-// AsLoRA returns the adapter as a LoRA with the same ΔW: itself, or lsr with
-// its factors summed in float64 and rounded to float32. Kinds of full rank
-// have none.
+// renamed makes names and targets agree with modules whose paths have a prefix.
+func (a *Adapter) renamed(prefix string) {
+	if prefix == "" {
+		return
+	}
+	for i := range a.Modules {
+		m := &a.Modules[i]
+		if k, err := Lookup(m.Method); err == nil {
+			m.Specs, _ = k.Params(m.Site, m.Settings) // as for the shorter path
+		}
+	}
+	a.Targets = Targets{}
+	for _, m := range a.Modules {
+		a.Targets.Modules = append(a.Targets.Modules, m.Module)
+	}
+}
+
+// asPEFT is AsLoRA, or for a kind that rescales weights the DoRA that it is.
+func (a *Adapter) asPEFT() (*Adapter, error) {
+	if a.Method != MethodDoRA && a.Method != MethodLSRDoRA {
+		return a.AsLoRA()
+	}
+	inner := *a
+	inner.Modules = make([]Module, len(a.Modules))
+	for i, m := range a.Modules {
+		last := len(m.Tensors) - 1
+		m.Method, m.Tensors = MethodLoRA, m.Tensors[:last:last]
+		if a.Method == MethodLSRDoRA {
+			m.Method = MethodLSR
+		}
+		inner.Modules[i] = m
+	}
+	l, err := inner.AsLoRA()
+	if err != nil {
+		return nil, err
+	}
+	k, err := Lookup(MethodDoRA)
+	if err != nil {
+		return nil, err
+	}
+	l.Method = MethodDoRA
+	for i := range l.Modules {
+		m := &l.Modules[i]
+		m.Method = MethodDoRA
+		m.Tensors = append(slices.Clone(m.Tensors), a.Modules[i].Tensors[len(a.Modules[i].Tensors)-1])
+		if m.Specs, err = k.Params(m.Site, m.Settings); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// AsLoRA returns the adapter as a LoRA with the same ΔW: itself, or lsr, gralora,
+// diffora and a LoRA that started from W with their factors made in float64 and
+// rounded to float32. Kinds of full rank have none, and kinds without ΔW make an
+// error that wraps [ErrNoDelta].
 func (a *Adapter) AsLoRA() (*Adapter, error) {
+	a = a.plain()
 	l := *a
 	l.Modules = make([]Module, len(a.Modules))
 	l.Settings = loraSettings(a.Settings)
 	for i := range a.Modules {
 		m := &a.Modules[i]
 		n := Module{Site: m.Site, Settings: loraSettings(m.Settings), Tensors: m.Tensors}
-		switch m.Method {
-		case MethodLoRA:
-		case MethodLSR:
-			d, err := lsr{}.Delta(m.Site, m.Settings, m.Tensors)
+		k, err := Lookup(m.Method)
+		if err != nil {
+			return nil, err
+		}
+		if m.Method != MethodLoRA {
+			d, err := k.Delta(m.Site, m.Settings, m.Tensors)
 			if err != nil {
 				return nil, err
 			}
-			n.Tensors = [][]float32{narrow(transpose(d.A, d.In, d.R)), narrow(transpose(d.B, d.R, d.Out))}
-		default:
-			return nil, fmt.Errorf("%s: %s is of full rank and no lora; choose another form", m.Module, m.Method)
+			if d.Kron != nil {
+				return nil, fmt.Errorf("%s: %s is of full rank and no lora; choose another form", m.Module, m.Method)
+			}
+			n.fromDelta(d)
 		}
-		var err error
 		if n.Specs, err = (lora{}).Params(n.Site, n.Settings); err != nil {
 			return nil, err
 		}
@@ -117,11 +183,28 @@ func (a *Adapter) AsLoRA() (*Adapter, error) {
 	return &l, nil
 }
 
+// fromDelta takes over A and B; what of the scale is not in the settings, as a
+// gate, goes into B.
+func (m *Module) fromDelta(d *Delta) {
+	b := transpose(d.B, d.R, d.Out)
+	if s := m.Scale(); s != d.Scale {
+		for i := range b {
+			b[i] *= d.Scale / s
+		}
+	}
+	m.Tensors = [][]float32{narrow(transpose(d.A, d.In, d.R)), narrow(b)}
+}
+
 // loraSettings turns rank r1·r2 to one number, keeping the scale:
 // alpha/r1 = (alpha·r2)/(r1·r2).
 func loraSettings(s Settings) Settings {
 	if s.Scaling == ScalePaper {
 		s.Alpha, s.Scaling = s.Alpha*float64(s.Rank.R2), ScaleLoRA
+	}
+	if s.Method == MethodGraLoRA { // rank k·r + h at the scale of rank r + h
+		r := s.Rank.R1*s.Terms + s.HybridRank
+		s.Alpha, s.Scaling = s.Scale()*float64(r), ScaleLoRA
+		s.Rank, s.HybridRank = Rank{r, 1}, 0
 	}
 	s.Rank, s.Terms = Rank{s.Rank.R(), 1}, 1
 	s.Method, s.Split, s.SplitOut = MethodLoRA, [2]int{}, [2]int{}

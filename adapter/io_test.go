@@ -57,8 +57,14 @@ func TestSaveLoadRoundTrip(t *testing.T) {
 				c.Overrides[0].Rank = adapter.Rank{R1: 3, R2: 1}
 				c.Overrides[0].Terms = 2
 			}
-			if method == adapter.MethodKAdaptation {
+			switch method {
+			case adapter.MethodKAdaptation:
 				c.Terms = 4
+			case adapter.MethodGraLoRA:
+				c.Overrides, c.HybridRank = nil, 3
+			case adapter.MethodLoR2C, adapter.MethodShareLoR2C:
+				c.Targets = adapter.Targets{Regex: `.*layer\.\d`}
+				c.Overrides = []adapter.Override{{Pattern: "layer.1", Alpha: 3}}
 			}
 			a := randomised(t, sites, c)
 			a.Head = []adapter.Tensor{{Name: "classifier.dense.weight", Shape: []int{2, 3}, Data: []float32{1, 2, 3, 4, 5, 6}}, {Name: "classifier.out_proj.bias", Shape: []int{1}, Data: []float32{7}}}
@@ -77,7 +83,7 @@ func TestSaveLoadRoundTrip(t *testing.T) {
 				}
 				if d := cmp.Diff(a.Config, b.Config, cmp.FilterPath(func(p cmp.Path) bool {
 					// PEFT's form keeps ranks and alphas in two lists, and layers one by one.
-					return method == adapter.MethodLoRA && (p.Last().String() == ".Overrides" || p.Last().String() == ".Layers")
+					return slices.Contains([]string{adapter.MethodLoRA, adapter.MethodDoRA, adapter.MethodGraLoRA}, method) && (p.Last().String() == ".Overrides" || p.Last().String() == ".Layers")
 				}, cmp.Ignore())); d != "" {
 					t.Errorf("configuration: %s", d)
 				}
@@ -160,7 +166,11 @@ func TestLoadAccountsForEverything(t *testing.T) {
 		{"rank pattern without effect", "lora", set("rank_pattern", map[string]int{"key": 4}), sites, `override "key" matches no module`, adapter.ErrMismatch},
 		{"exclusion without effect", "lora", set("exclude_modules", []string{"kye"}), sites, `exclude "kye" matches no module (did you mean "key"?)`, adapter.ErrMismatch},
 		{"layer without effect", "lora", set("layers_to_transform", []int{0, 1, 2}), sites, `layer "2" matches no module`, adapter.ErrMismatch},
-		{"DoRA", "lora", set("use_dora", true), sites, "DoRA", formats.ErrMalformed},
+		{"DoRA without magnitudes", "lora", set("use_dora", true), sites, "lora_magnitude_vector", adapter.ErrMismatch},
+		{"magnitudes of no DoRA", "dora", set("use_dora", false), sites, "lora_magnitude_vector", adapter.ErrMismatch},
+		{"GraLoRA of another grid", "gralora", set("gralora_k", 4), sites, "shape [2 12 8]", adapter.ErrMismatch},
+		{"GraLoRA of another rank", "gralora", set("hybrid_r", 2), sites, "gralora_A_general.weight", adapter.ErrMismatch},
+		{"connections of another model", "lor2c", set("rank", "8"), robertaSites(2, 32, 64), "is for (24, 24), the base model has (32, 32)", adapter.ErrMismatch},
 		{"PiSSA", "lora", set("init_lora_weights", "pissa_niter_4"), sites, "changed base model", formats.ErrMalformed},
 		{"trained biases", "lora", set("bias", "lora_only"), sites, "bias", formats.ErrMalformed},
 		{"missing head", "lora", set("modules_to_save", []string{"classifier"}), sites, `modules_to_save names "classifier"`, adapter.ErrMismatch},

@@ -14,6 +14,9 @@ type ParamSpec struct {
 	Shape []int
 	// Shared says that modules with the same Name hold one tensor.
 	Shared bool
+	// Frozen says that training leaves the tensor as it is. It is no parameter:
+	// Lower gets [graph.None] for it and reads it as a weight of that name.
+	Frozen bool
 }
 
 // Size is the number of elements.
@@ -36,14 +39,15 @@ type Kind interface {
 	// Params returns the tensors of a module, which is also what an adapter
 	// costs before it is made. The order is that of all tensors slices.
 	Params(Site, Settings) ([]ParamSpec, error)
-	// Init returns starting values in the order of Params. w is used by
-	// InitSVD alone and may be nil otherwise.
+	// Init returns starting values in the order of Params. w is used by InitSVD,
+	// InitPiSSA, InitOLoRA and by dora, and may be nil otherwise.
 	Init(Site, Settings, Source, WeightReader) ([][]float32, error)
 	// Lower adds y + scale·x ΔW to the program and returns it. params are the
 	// values of Params in order, each a matrix of its first dimension by the
 	// others. x (n, in) has had dropout, if any; y (n, out).
 	Lower(b *graph.Builder, x, y graph.Value, site Site, s Settings, params []graph.Value) graph.Value
-	// Delta returns ΔW with its scale.
+	// Delta returns ΔW with its scale, or an error that wraps ErrNoDelta where the
+	// update is not W + ΔW.
 	Delta(Site, Settings, [][]float32) (*Delta, error)
 }
 
@@ -53,10 +57,21 @@ const (
 	MethodLoRA        = "lora"
 	MethodKronA       = "krona"
 	MethodKAdaptation = "kadaptation"
+	MethodDoRA        = "dora"
+	MethodLSRDoRA     = "lsr-dora"
+	MethodGraLoRA     = "gralora"
+	MethodDiffoRA     = "diffora"
+	MethodLoR2C       = "lor2c"
+	MethodShareLoR2C  = "sharelor2c"
 )
 
 // kinds in the order that listings show.
-var kinds = []Kind{lsr{}, lora{}, krona{}, kadaptation{}}
+var kinds = []Kind{
+	lsr{}, lora{}, krona{}, kadaptation{},
+	dora{inner: lora{}, method: MethodDoRA, peftType: "LORA", suffix: "lora_magnitude_vector"},
+	dora{inner: lsr{}, method: MethodLSRDoRA, peftType: "LSR_DORA", suffix: "lsr_magnitude"},
+	gralora{}, diffora{}, lor2c{}, lor2c{share: true},
+}
 
 // Methods returns the names of all kinds.
 func Methods() []string {

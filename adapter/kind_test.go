@@ -21,6 +21,12 @@ func TestParamCounts(t *testing.T) {
 		{adapter.MethodLoRA, 294912, "LoRA r = 8: 12,288 per matrix"},
 		{adapter.MethodKronA, 24 * 1536, "32·24 + 24·32 per matrix"},
 		{adapter.MethodKAdaptation, 40960, "4,096 shared + 36,864, t = 32, no bias"},
+		{adapter.MethodGraLoRA, 294912, "as LoRA r = 8, whatever k is"},
+		{adapter.MethodDoRA, 294912 + 24*768, "LoRA r = 8 and a magnitude per output"},
+		{adapter.MethodLSRDoRA, 24 * (3584 + 768), "LSR and a magnitude per output"},
+		{adapter.MethodLoR2C, 2 * 12 * 768 * 8, "2 L d r = 147,456, half of LoRA r = 8 on query and value"},
+		{adapter.MethodShareLoR2C, 8 * 768 * 13, "r d (1 + L) = 79,872"},
+		{adapter.MethodDiffoRA, 294912 + 24, "LoRA r = 8 and a gate per module, during the search"},
 	} {
 		mods, err := adapter.Plan(robertaSites(12, 768, 3072), config(c.method))
 		if err != nil {
@@ -40,7 +46,7 @@ func TestNewIsANoOp(t *testing.T) {
 			c.Targets = adapter.Targets{Modules: []string{"query"}}
 			c.Terms = 4
 		}
-		a, err := adapter.New(robertaSites(2, 18, 31), c, nil)
+		a, err := adapter.New(robertaSites(2, 18, 32), c, drawn{})
 		if err != nil {
 			t.Fatalf("%s: %v", method, err)
 		}
@@ -89,7 +95,7 @@ func TestPaperInit(t *testing.T) {
 // randomised returns an adapter whose tensors are all random.
 func randomised(t testing.TB, sites []adapter.Site, c adapter.Config) *adapter.Adapter {
 	t.Helper()
-	a, err := adapter.New(sites, c, nil)
+	a, err := adapter.New(sites, c, drawn{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +134,22 @@ func definition(m *adapter.Module) []float64 {
 			case adapter.MethodLoRA:
 				for r := range dim(0, 0) {
 					sum += at(0, r, i) * at(1, o, r)
+					if len(m.Tensors) == 4 { // the part that the base has already
+						sum += at(2, r, i) * at(3, o, r)
+					}
+				}
+			case adapter.MethodDiffoRA:
+				for r := range dim(0, 0) {
+					sum += math.Tanh(at(2, 0)) * at(0, r, i) * at(1, 0, o, r)
+				}
+			case adapter.MethodGraLoRA:
+				k := m.Terms
+				q, n, j := m.Rank.R1/k, i/(m.In/k), o/(m.Out/k)
+				for p := range q {
+					sum += at(0, n, i%(m.In/k), j*q+p) * at(1, j, n*q+p, o%(m.Out/k))
+				}
+				for p := range m.HybridRank {
+					sum += at(2, p, i) * at(3, o, p)
 				}
 			case adapter.MethodLSR:
 				for r := range m.Rank.R() {
@@ -156,7 +178,7 @@ func definition(m *adapter.Module) []float64 {
 
 func variants() []adapter.Config {
 	var cs []adapter.Config
-	for _, method := range adapter.Methods() {
+	for _, method := range []string{adapter.MethodLSR, adapter.MethodLoRA, adapter.MethodKronA, adapter.MethodKAdaptation, adapter.MethodDiffoRA} {
 		c := config(method)
 		c.Targets = adapter.Targets{Modules: []string{"query", "intermediate.dense"}}
 		switch method {
@@ -211,7 +233,7 @@ func TestDeltaIsTheFormula(t *testing.T) {
 
 func TestDimensionsWithoutASplit(t *testing.T) {
 	sites := robertaSites(1, 127, 381) // a prime, and 3 times it
-	for _, method := range adapter.Methods() {
+	for _, method := range []string{adapter.MethodLSR, adapter.MethodLoRA, adapter.MethodKronA, adapter.MethodKAdaptation, adapter.MethodLSRDoRA} {
 		c := config(method)
 		c.Targets = adapter.Targets{Modules: []string{"query", "intermediate.dense"}}
 		a := randomised(t, sites, c)
@@ -243,7 +265,7 @@ func TestStats(t *testing.T) {
 		if !testkit.Near(math.Sqrt(sum), s.Norm, 0, 1e-6) {
 			t.Errorf("%s: singular values give norm %v, elements %v", c.Method, math.Sqrt(sum), s.Norm)
 		}
-		rank, sep := map[string]int{adapter.MethodLSR: 6, adapter.MethodLoRA: 8}[c.Method], 0
+		rank, sep := map[string]int{adapter.MethodLSR: 6, adapter.MethodLoRA: 8, adapter.MethodDiffoRA: 8}[c.Method], 0
 		switch c.Method {
 		case adapter.MethodLSR:
 			// R(A B): at most s² = 16 terms, and at most r1²·min(...) by size.

@@ -22,9 +22,9 @@ var ErrMismatch = errors.New("adapter does not fit")
 // Unwrap makes errors.Is(err, ErrMismatch) hold.
 func (e *AccountingError) Unwrap() error { return ErrMismatch }
 
-// Load reads an adapter directory: one that Save wrote, a LoRA or LoKr adapter
-// of PEFT (a LoKr becomes krona), or a checkpoint that WriteInto made of base
-// and adapter. sites are the base model's linear layers; with nil, modules are
+// Load reads an adapter directory: one that Save wrote, a LoRA, DoRA, GraLoRA or
+// LoKr adapter of PEFT (a LoKr becomes krona), or a checkpoint that WriteInto made
+// of base and adapter. sites are the base model's linear layers; with nil, modules are
 // taken as the files describe them, for looking at an adapter alone.
 //
 // Everything is accounted for: a configuration key, target, exclusion,
@@ -51,7 +51,7 @@ func Load(dir string, sites []Site) (*Adapter, error) {
 	l := &loader{dir: dir, sites: sites, alone: sites == nil, tensors: map[string]formats.Tensor{}}
 	var dims []Site
 	switch i := slices.IndexFunc(kinds, func(k Kind) bool { return k.PEFTType() == peftType }); {
-	case peftType == "LORA" || peftType == "LOKR":
+	case peftType == "LORA" || peftType == "LOKR" || peftType == "GRALORA":
 		l.config, err = decodePEFT(o, peftType)
 	case i >= 0:
 		l.config, dims, err = decodeOwn(o, kinds[i])
@@ -62,6 +62,10 @@ func Load(dir string, sites []Site) (*Adapter, error) {
 		return nil, malformed(err)
 	}
 	l.lokr = peftType == "LOKR"
+	l.sites = sitesOf(l.config.Method, sites)
+	for i := range dims {
+		dims[i].Block = OnBlocks(l.config.Method)
+	}
 	return l.load(path, dims)
 }
 
@@ -87,7 +91,9 @@ func readConfig(dir, path string) ([]byte, error) {
 func unknownType(peftType string) error {
 	known := []string{"LOKR"}
 	for _, k := range kinds {
-		known = append(known, k.PEFTType())
+		if !slices.Contains(known, k.PEFTType()) {
+			known = append(known, k.PEFTType())
+		}
 	}
 	if peftType == "" {
 		return fmt.Errorf("key \"peft_type\" is missing")
@@ -141,7 +147,9 @@ func (l *loader) load(path string, dims []Site) (a *Adapter, err error) {
 		return nil, err
 	}
 	a.Dir = l.dir
-	l.provenance(a)
+	if err := l.provenance(a); err != nil {
+		return nil, err
+	}
 	if err := a.missingHead(); err != nil {
 		return nil, l.mismatch("", err.Error(), "add the head's tensors, or take the name out of modules_to_save")
 	}
@@ -208,7 +216,7 @@ func (l *loader) group() ([]string, error) {
 	return files, nil
 }
 
-// bareSites makes sites of the shapes of LoRA or LoKr tensors.
+// bareSites makes sites of the shapes of LoRA, LoKr or GraLoRA tensors.
 func (l *loader) bareSites(files []string) ([]Site, error) {
 	var sites []Site
 	for _, m := range files {
@@ -216,6 +224,12 @@ func (l *loader) bareSites(files []string) ([]Site, error) {
 		if l.lokr {
 			in = max(l.size(m, "lokr_w1", 1), l.size(m, "lokr_w1_b", 1)) * max(l.size(m, "lokr_w2", 1), l.size(m, "lokr_w2_b", 1))
 			out = max(l.size(m, "lokr_w1", 0), l.size(m, "lokr_w1_a", 0)) * max(l.size(m, "lokr_w2", 0), l.size(m, "lokr_w2_a", 0))
+		}
+		if l.config.Method == MethodGraLoRA {
+			a, b := l.tensors[filePrefix+m+".gralora_A"], l.tensors[filePrefix+m+".gralora_B"]
+			if len(a.Shape) == 3 && len(b.Shape) == 3 {
+				in, out = a.Shape[0]*a.Shape[1], b.Shape[0]*b.Shape[2]
+			}
 		}
 		if in < 1 || out < 1 {
 			return nil, l.mismatch("", fmt.Sprintf("module %s has not both factors of its update", m), "the file is incomplete")
@@ -435,12 +449,23 @@ func (l *loader) unclaimed(module string) string {
 }
 
 // provenance reads the metadata entry, where there is one.
-func (l *loader) provenance(a *Adapter) {
+func (l *loader) provenance(a *Adapter) error {
 	var p provenance
-	if v, ok := l.ckpt.Metadata()[metadataKey]; ok && json.Unmarshal([]byte(v), &p) == nil {
-		a.Seed, a.BaseHash = p.Seed, p.BaseHash
-		if init, err := ParseInit(string(p.Init)); err == nil {
-			a.Init = init
-		}
+	v, ok := l.ckpt.Metadata()[metadataKey]
+	if !ok || json.Unmarshal([]byte(v), &p) != nil {
+		return nil
 	}
+	a.Seed, a.BaseHash = p.Seed, p.BaseHash
+	init, err := ParseInit(string(p.Init))
+	if err != nil {
+		return nil // of a later version: it says nothing about the values
+	}
+	if s := (Settings{Init: init}); s.rebased() {
+		if a.Method != MethodLoRA {
+			return nil
+		}
+		return a.takeApart(init)
+	}
+	a.Init = init
+	return nil
 }

@@ -54,8 +54,14 @@ func lower(t *testing.T, m *adapter.Module) *lowered {
 	if err != nil {
 		t.Fatal(err)
 	}
+	frozen := weights{"table": table, "w": w}
 	var params []graph.Value
 	for i, s := range m.Specs {
+		if s.Frozen {
+			frozen[s.Name] = m.Tensors[i]
+			params = append(params, graph.None)
+			continue
+		}
 		params = append(params, b.Param(s.Name, s.Shape, s.Shape[0], s.Size()/s.Shape[0]))
 		l.initial = append(l.initial, m.Tensors[i]...)
 	}
@@ -77,7 +83,7 @@ func lower(t *testing.T, m *adapter.Module) *lowered {
 	l.batch.CuSeqlens = append(l.batch.CuSeqlens, loweredRows)
 	targets, _ := draw(loweredRows * m.Out)
 	l.batch.Targets = targets
-	l.exe, err = reference.New().Compile(b.P, weights{"table": table, "w": w}, l.batch.Dims())
+	l.exe, err = reference.New().Compile(b.P, frozen, l.batch.Dims())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,8 +115,15 @@ func TestLowerAgreesWithDelta(t *testing.T) {
 	wide := config(adapter.MethodLSR)
 	wide.Targets.Modules = []string{"query", "intermediate.dense"}
 	wide.Rank, wide.Terms = adapter.Rank{R1: 16, R2: 16}, 1
-	for _, c := range append(cases, wide) {
+	grid, pissa := config(adapter.MethodGraLoRA), config(adapter.MethodLoRA)
+	grid.Terms, grid.Rank.R1, grid.HybridRank = 3, 6, 2
+	grid.Targets.Modules = wide.Targets.Modules
+	pissa.Init, pissa.Rank.R1 = adapter.InitPiSSA, 3
+	for _, c := range append(cases, wide, grid, pissa) {
 		sites := robertaSites(1, 18, 31)
+		if c.Method == adapter.MethodGraLoRA {
+			sites = robertaSites(1, 18, 33)
+		}
 		if c.Rank.R1 == 16 && c.Method == adapter.MethodLSR {
 			sites = robertaSites(1, 256, 250)
 		}
@@ -119,7 +132,7 @@ func TestLowerAgreesWithDelta(t *testing.T) {
 			m := &a.Modules[i]
 			l := lower(t, m)
 			sandwich := l.forms["kron_apply"] > 0
-			if want := m.Method != adapter.MethodLoRA && (m.Method != adapter.MethodLSR || m.Rank.R1 == 16); sandwich && !want {
+			if want := (m.Method == adapter.MethodKronA || m.Method == adapter.MethodKAdaptation || m.Method == adapter.MethodLSR) && (m.Method != adapter.MethodLSR || m.Rank.R1 == 16); sandwich && !want {
 				t.Errorf("%s %v: forms %v", m.Method, m.Rank, l.forms)
 			}
 			if m.Rank.R1 == 16 && m.Method == adapter.MethodLSR && !sandwich {
@@ -169,6 +182,9 @@ func (l *lowered) checkGradients(t *testing.T) {
 	}
 	at := 0
 	for i, s := range l.m.Specs {
+		if s.Frozen {
+			continue
+		}
 		for _, j := range []int{at, at + s.Size() - 1} {
 			const h = 1. / 64
 			want := (loss(j, h) - loss(j, -h)) / (2 * h)

@@ -14,13 +14,15 @@ var suffixes = map[string]string{
 	"kadaptation_u": "", "kadaptation_v": "",
 	"lora_A.weight": "", "lora_B.weight": "",
 	"lokr_w1": "", "lokr_w1_a": "", "lokr_w1_b": "", "lokr_w2": "", "lokr_w2_a": "", "lokr_w2_b": "",
-	"lokr_t2":                      "a decomposed convolution is no linear layer",
-	"lora_A.bias":                  "a bias in the update is not supported",
-	"lora_B.bias":                  "a bias in the update is not supported",
-	"lora_embedding_A":             "an adapted embedding is not supported",
-	"lora_embedding_B":             "an adapted embedding is not supported",
-	"lora_magnitude_vector":        "DoRA is not supported; merge the adapter with PEFT first",
-	"lora_magnitude_vector.weight": "DoRA is not supported; merge the adapter with PEFT first",
+	"lora_magnitude_vector": "", "lsr_magnitude": "",
+	"gralora_A": "", "gralora_B": "", "gralora_A_general.weight": "", "gralora_B_general.weight": "",
+	"diffora_A": "", "diffora_B": "", "diffora_gate": "",
+	"lor2c_A": "", "lor2c_B": "",
+	"lokr_t2":          "a decomposed convolution is no linear layer",
+	"lora_A.bias":      "a bias in the update is not supported",
+	"lora_B.bias":      "a bias in the update is not supported",
+	"lora_embedding_A": "an adapted embedding is not supported",
+	"lora_embedding_B": "an adapted embedding is not supported",
 }
 
 // sharedPrefix stands before tensors that modules share.
@@ -30,9 +32,14 @@ const sharedPrefix = "base_model.shared."
 // "default", PEFT's own: lora_A.default.weight, modules_to_save.default.
 var adapterInfix = regexp.MustCompile(`(?:\.modules_to_save)?\.default(\.|$)`)
 
-// cleanName removes an adapter's name from a tensor name.
+// cleanName removes an adapter's name from a tensor name, and the ending that
+// some versions of PEFT give to DoRA's magnitudes.
 func cleanName(name string) string {
-	return adapterInfix.ReplaceAllString(name, "$1")
+	name = adapterInfix.ReplaceAllString(name, "$1")
+	if m, ok := strings.CutSuffix(name, ".lora_magnitude_vector.weight"); ok {
+		return m + ".lora_magnitude_vector"
+	}
+	return name
 }
 
 // splitName takes a cleaned tensor name apart: the module's path and the

@@ -10,15 +10,17 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/internal/suggest"
 )
 
-// Keys of PEFT 0.21.2's LoraConfig and LoKrConfig, by what they mean here.
+// Keys of PEFT 0.21.2's LoraConfig, LoKrConfig and GraloraConfig, by what they
+// mean here.
 var (
 	// peftUsed change the update, the modules or training, and are read.
 	peftUsed = []string{
 		"peft_type", "base_model_name_or_path", "task_type", "r", "target_modules", "exclude_modules",
 		"modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
 	}
-	loraUsed = []string{"lora_alpha", "lora_dropout", "use_rslora", "bias", "init_lora_weights", "fan_in_fan_out"}
-	lokrUsed = []string{"alpha", "decompose_both", "decompose_factor"}
+	loraUsed    = []string{"lora_alpha", "lora_dropout", "use_rslora", "bias", "init_lora_weights", "fan_in_fan_out", "use_dora"}
+	lokrUsed    = []string{"alpha", "decompose_both", "decompose_factor"}
+	graloraUsed = []string{"alpha", "hybrid_r", "gralora_k", "gralora_dropout", "bias", "fan_in_fan_out", "init_weights"}
 	// peftInert say how training started or ran, or only matter to PEFT's own
 	// runtime; the saved tensors already hold their effect. fan_in_fan_out
 	// says how the base stores W, which the base itself tells.
@@ -32,7 +34,6 @@ var (
 	// loraRefused change what the adapter computes in ways that are not
 	// supported; they may stand there switched off.
 	loraRefused = map[string]string{
-		"use_dora":                "DoRA rescales W itself; merge the adapter with PEFT first",
 		"use_qalora":              "QALoRA belongs to a quantised base",
 		"alora_invocation_tokens": "an activated LoRA applies to some tokens only",
 		"layer_replication":       "the adapter belongs to a model with repeated layers",
@@ -50,11 +51,14 @@ var (
 	rebasedInits = []string{"pissa", "olora", "corda", "loftq", "lora_ga", "mica"}
 )
 
-// decodePEFT reads a PEFT configuration of type LORA or LOKR.
+// decodePEFT reads a PEFT configuration of type LORA, LOKR or GRALORA.
 func decodePEFT(o object, peftType string) (Config, error) {
 	known := slices.Concat(peftUsed, peftInert, loraUsed, loraInert)
-	if peftType == "LOKR" {
+	switch peftType {
+	case "LOKR":
 		known = slices.Concat(peftUsed, peftInert, lokrUsed, lokrInert)
+	case "GRALORA":
+		known = slices.Concat(peftUsed, peftInert, graloraUsed)
 	}
 	for _, m := range o {
 		why, refused := loraRefused[m.key]
@@ -67,9 +71,13 @@ func decodePEFT(o object, peftType string) (Config, error) {
 		}
 	}
 	c := Config{Settings: Settings{Terms: 1, Scaling: ScaleLoRA, Init: InitZero, Rank: Rank{8, 1}, Alpha: 8}}
+	if peftType == "GRALORA" { // PEFT's defaults
+		c.Method, c.Rank.R1, c.Terms, c.Alpha = MethodGraLoRA, 32, 2, 64
+	}
 	for key, dst := range map[string]any{
 		"base_model_name_or_path": &c.BaseModel, "task_type": &c.TaskType, "r": &c.Rank.R1,
 		"modules_to_save": &c.ModulesToSave, "lora_alpha": &c.Alpha, "alpha": &c.Alpha, "lora_dropout": &c.Dropout,
+		"gralora_dropout": &c.Dropout, "gralora_k": &c.Terms, "hybrid_r": &c.HybridRank,
 	} {
 		if err := o.decode(key, dst); err != nil {
 			return c, err
@@ -81,27 +89,46 @@ func decodePEFT(o object, peftType string) (Config, error) {
 	if err := decodePatterns(o, &c); err != nil {
 		return c, err
 	}
-	c.Method = MethodLoRA
-	if peftType == "LOKR" {
+	switch peftType {
+	case "GRALORA":
+		return c, decodeBias(o)
+	case "LOKR":
+		c.Method = MethodLoRA
 		return c, nil
 	}
+	c.Method = MethodLoRA
 	return c, decodeLoRAOptions(o, &c)
 }
 
+// decodeBias refuses trained biases.
+func decodeBias(o object) error {
+	var bias string
+	if err := o.decode("bias", &bias); err != nil {
+		return err
+	}
+	if bias != "" && bias != "none" {
+		return fmt.Errorf("key \"bias\" is %q: trained biases are not supported; merge the adapter with PEFT first", bias)
+	}
+	return nil
+}
+
 func decodeLoRAOptions(o object, c *Config) error {
-	var rslora bool
-	var bias, init string
+	var rslora, dora bool
+	var init string
 	if err := o.decode("use_rslora", &rslora); err != nil {
 		return err
 	}
 	if rslora {
 		c.Scaling = ScaleRSLoRA
 	}
-	if err := o.decode("bias", &bias); err != nil {
+	if err := o.decode("use_dora", &dora); err != nil {
 		return err
 	}
-	if bias != "" && bias != "none" {
-		return fmt.Errorf("key \"bias\" is %q: trained biases are not supported; merge the adapter with PEFT first", bias)
+	if dora {
+		c.Method = MethodDoRA
+	}
+	if err := decodeBias(o); err != nil {
+		return err
 	}
 	if v, ok := o.get("init_lora_weights"); ok && len(v) > 0 && v[0] == '"' {
 		if err := o.decode("init_lora_weights", &init); err != nil {
@@ -197,17 +224,44 @@ func peftHead(a *Adapter, peftType string) object {
 	return o
 }
 
-// encodeLoRA is adapter_config.json of a LoRA adapter, for PEFT.
+// encodeGraLoRA is adapter_config.json of a GraLoRA adapter, for PEFT, whose scale
+// is alpha/(r + hybrid_r): any other rule goes into alpha.
+func (a *Adapter) encodeGraLoRA() ([]byte, error) {
+	c := &a.Config
+	o := peftHead(a, "GRALORA")
+	o.set("r", c.Rank.R1)
+	o.set("hybrid_r", c.HybridRank)
+	o.set("gralora_k", c.Terms)
+	if c.Scaling == ScaleLoRA {
+		o.set("alpha", c.Alpha)
+	} else {
+		o.set("alpha", c.Scale()*float64(c.Rank.R1+c.HybridRank))
+	}
+	o.set("gralora_dropout", c.Dropout)
+	o.set("bias", "none")
+	o.set("fan_in_fan_out", a.inOut())
+	o.set("init_weights", true)
+	a.peftTargets(&o)
+	return o.encode()
+}
+
+// inOut reports whether the base stores its weights (in, out), as GPT-2's Conv1D.
+func (a *Adapter) inOut() bool {
+	return !slices.ContainsFunc(a.Modules, func(m Module) bool { return m.Site.Transposed })
+}
+
+// encodeLoRA is adapter_config.json of a LoRA or DoRA adapter, for PEFT.
 func (a *Adapter) encodeLoRA() ([]byte, error) {
+	a = a.plain()
 	c := &a.Config
 	o := peftHead(a, "LORA")
 	o.set("r", c.Rank.R1)
 	o.set("lora_alpha", c.Alpha)
 	o.set("lora_dropout", c.Dropout)
 	o.set("use_rslora", c.Scaling == ScaleRSLoRA)
-	o.set("use_dora", false)
+	o.set("use_dora", c.Method == MethodDoRA)
 	o.set("bias", "none")
-	o.set("fan_in_fan_out", !slices.ContainsFunc(a.Modules, func(m Module) bool { return m.Site.Transposed }))
+	o.set("fan_in_fan_out", a.inOut())
 	o.set("init_lora_weights", true)
 	a.peftTargets(&o)
 	var ranks, alphas object

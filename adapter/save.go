@@ -71,8 +71,11 @@ func (a *Adapter) SaveWith(dir string, o SaveOptions) error {
 }
 
 func (a *Adapter) encodeConfig(k Kind) ([]byte, error) {
-	if k.Method() == MethodLoRA {
+	switch k.Method() {
+	case MethodLoRA, MethodDoRA:
 		return a.encodeLoRA()
+	case MethodGraLoRA:
+		return a.encodeGraLoRA()
 	}
 	return a.encodeOwn(k)
 }
@@ -122,6 +125,7 @@ func (a *Adapter) headModule(tensor string) (string, error) {
 
 // fileTensors lists the tensors of the file, shared ones once.
 func (a *Adapter) fileTensors() []fileTensor {
+	a = a.plain()
 	var ts []fileTensor
 	seen := map[string]bool{}
 	for _, m := range a.Modules {
@@ -149,7 +153,7 @@ type provenance struct {
 // says, so only PEFT's form has it.
 func (a *Adapter) metadata() []safetensors.KV {
 	kv := []safetensors.KV{{Key: "format", Value: "pt"}}
-	if a.Method != MethodLoRA {
+	if !slices.Contains([]string{MethodLoRA, MethodDoRA, MethodGraLoRA}, a.Method) {
 		return kv
 	}
 	b, err := json.Marshal(provenance{a.Seed, a.Init, a.BaseHash})

@@ -73,10 +73,17 @@ const (
 	// InitSVD takes the input side from the principal directions of W, as
 	// PiSSA (arXiv 2404.02948) does, with ΔW = 0.
 	InitSVD Init = "svd"
+	// InitPiSSA and InitOLoRA train the principal part of W itself (arXiv
+	// 2404.02948), or the leading part of its QR factorisation (arXiv
+	// 2406.01775): ΔW = scale·(A B - A₀ B₀), which is 0 at the start.
+	InitPiSSA Init = "pissa"
+	InitOLoRA Init = "olora"
 )
 
 // ParseInit reads an initialisation.
-func ParseInit(s string) (Init, error) { return parseEnum("init", s, InitZero, InitPaper, InitSVD) }
+func ParseInit(s string) (Init, error) {
+	return parseEnum("init", s, InitZero, InitPaper, InitSVD, InitPiSSA, InitOLoRA)
+}
 
 func parseEnum[T ~string](what, s string, values ...T) (T, error) {
 	names := make([]string, len(values))
@@ -92,7 +99,7 @@ func parseEnum[T ~string](what, s string, values ...T) (T, error) {
 type Settings struct {
 	Method  string
 	Rank    Rank
-	Terms   int // s: Kronecker terms of each factor; t of kadaptation; 1 for lora
+	Terms   int // s: Kronecker terms of each factor; t of kadaptation; k of gralora; blocks that lor2c spans; 1 for lora
 	Alpha   float64
 	Scaling Scaling
 	Init    Init
@@ -101,18 +108,21 @@ type Settings struct {
 	// have the default, see kron.Split.
 	Split    [2]int
 	SplitOut [2]int
-	Dropout  float64 // on the input of the update, in training
+	// HybridRank is the rank of gralora's plain update beside its grid.
+	HybridRank int
+	Dropout    float64 // on the input of the update, in training
 }
 
 // Scale returns the factor of ΔW.
 func (s Settings) Scale() float64 {
+	r := float64(s.Rank.R() + s.HybridRank)
 	switch s.Scaling {
 	case ScaleRSLoRA:
-		return s.Alpha / math.Sqrt(float64(s.Rank.R()))
+		return s.Alpha / math.Sqrt(r)
 	case ScalePaper:
 		return s.Alpha / float64(s.Rank.R1)
 	}
-	return s.Alpha / float64(s.Rank.R())
+	return s.Alpha / r
 }
 
 // Defaults returns the settings that a method has unless told otherwise. With
@@ -144,6 +154,10 @@ func (s Settings) check() error {
 		return fmt.Errorf("rank %dx%d: want numbers from 1 to %d", s.Rank.R1, s.Rank.R2, maxSize)
 	case s.Terms < 1 || s.Terms > maxSize:
 		return fmt.Errorf("%d terms: want 1 to %d", s.Terms, maxSize)
+	case s.HybridRank < 0 || s.HybridRank > maxSize || s.HybridRank > 0 && s.Method != MethodGraLoRA:
+		return fmt.Errorf("hybrid rank %d: want 0 to %d, and for gralora alone", s.HybridRank, maxSize)
+	case s.rebased() && s.Method != MethodLoRA:
+		return fmt.Errorf("init %q is of lora, not of %s", s.Init, s.Method)
 	case math.IsNaN(s.Alpha) || math.IsInf(s.Alpha, 0) || s.Alpha == 0:
 		return fmt.Errorf("alpha %v: want a finite number other than 0", s.Alpha)
 	case math.IsNaN(s.Dropout) || s.Dropout < 0 || s.Dropout >= 1:

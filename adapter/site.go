@@ -24,7 +24,10 @@ type Site struct {
 	// Output marks an output layer or a classification head, which
 	// "all-linear" leaves out.
 	Output bool
-	DType  tensor.DType
+	// Block marks a block of layers instead of a linear layer, see [Blocks]: it
+	// has no weight.
+	Block bool
+	DType tensor.DType
 }
 
 // numbered finds the first numbered element of a module path.
@@ -46,6 +49,8 @@ func layerOf(module string) int {
 // WeightReader gives initialisations that look at the frozen weights what they
 // need. Package decompose implements it over a checkpoint.
 type WeightReader interface {
+	// Weight returns the site's weight W (in, out), row-major.
+	Weight(site Site) ([]float64, error)
 	// Principal returns the r leading singular triplets of the site's weight,
 	// W ≈ Σ_i s_i u_i v_iᵀ with s descending: u (in, r), s (r), v (out, r).
 	Principal(site Site, r int) (u, s, v []float64, err error)

@@ -38,5 +38,9 @@ func config(method string) adapter.Config {
 	if err != nil {
 		panic(err)
 	}
-	return adapter.Config{Settings: s, Targets: adapter.Targets{Modules: []string{"query", "value"}}, Seed: 1}
+	c := adapter.Config{Settings: s, Targets: adapter.Targets{Modules: []string{"query", "value"}}, Seed: 1}
+	if adapter.OnBlocks(method) {
+		c.Targets = adapter.Targets{AllLinear: true}
+	}
+	return c
 }

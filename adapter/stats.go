@@ -12,7 +12,8 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/kron"
 )
 
-// Stats describe what a module's update has become.
+// Stats describe what a module's update has become: ΔW, that of a [Rescaler]
+// before rescaling, or the map of a connection around a block.
 type Stats struct {
 	Module string
 	Method string
@@ -40,13 +41,15 @@ func (m *Module) Stats() (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	d, err := k.Delta(m.Site, m.Settings, m.Tensors)
+	d, err := m.linearMap(k)
 	if err != nil {
 		return Stats{}, err
 	}
 	s := Stats{Module: m.Module, Method: m.Method, Norm: d.Norm()}
 	for _, p := range m.Specs {
-		s.Params += p.Size()
+		if !p.Frozen {
+			s.Params += p.Size()
+		}
 	}
 	sv := d.SingularValues()
 	s.Rank, s.EffectiveRank = numericalRank(sv), effectiveRank(sv)

@@ -17,7 +17,7 @@ type Reader struct {
 
 var _ adapter.WeightReader = (*Reader)(nil)
 
-// Weight returns the site's weight W (in, out) in float64.
+// Weight implements adapter.WeightReader.
 func (r *Reader) Weight(site adapter.Site) ([]float64, error) {
 	rows, cols := site.In, site.Out
 	if site.Transposed {

@@ -94,6 +94,15 @@ func (w *Assembly) Linear(module string, weight, bias graph.WeightID, x graph.Va
 	// and the residual comes last.
 	fuseAct := mod == nil || e.Act == graph.ActNone
 	fuseResidual := fuseAct && e.Drop == 0
+	if mod != nil {
+		if r, ok := rescaler(mod); ok {
+			y, err := w.rescaled(mod, r, weight, bias, x)
+			if err != nil {
+				return graph.None, err
+			}
+			return w.b.Dropout(module+".dropout", w.activate(module, y, e.Act), e.Drop, e.Residual), nil
+		}
+	}
 	act, residual := graph.ActNone, graph.None
 	if fuseAct {
 		act = e.Act
@@ -109,7 +118,7 @@ func (w *Assembly) Linear(module string, weight, bias graph.WeightID, x graph.Va
 		}
 	}
 	if !fuseAct {
-		y = w.b.Activate(module+".act", y, e.Act)
+		y = w.activate(module, y, e.Act)
 	}
 	if !fuseResidual {
 		y = w.b.Dropout(module+".dropout", y, e.Drop, e.Residual)
@@ -117,30 +126,61 @@ func (w *Assembly) Linear(module string, weight, bias graph.WeightID, x graph.Va
 	return y, nil
 }
 
+func (w *Assembly) activate(module string, y graph.Value, act graph.Act) graph.Value {
+	if act == graph.ActNone {
+		return y
+	}
+	return w.b.Activate(module+".act", y, act)
+}
+
 // adapt adds the delta of an adapter module to y.
 func (w *Assembly) adapt(mod *adapter.Module, weight *graph.Weight, x, y graph.Value) (graph.Value, error) {
-	module := mod.Site.Module
-	if mod.In != weight.In || mod.Out != weight.Out {
-		return graph.None, fmt.Errorf("adapter module %s is made for (%d, %d), the model has (%d, %d)", module, mod.In, mod.Out, weight.In, weight.Out)
+	if err := fits(mod, weight.In, weight.Out); err != nil {
+		return graph.None, err
 	}
 	kind, err := adapter.Lookup(mod.Method)
 	if err != nil {
 		return graph.None, err
 	}
-	w.placed[module] = true
+	params, err := w.params(mod)
+	if err != nil {
+		return graph.None, err
+	}
+	return kind.Lower(w.b, w.dropped(mod, x), y, mod.Site, mod.Settings, params), nil
+}
+
+func fits(mod *adapter.Module, in, out int) error {
+	if mod.In != in || mod.Out != out {
+		return fmt.Errorf("adapter module %s is made for (%d, %d), the model has (%d, %d)", mod.Module, mod.In, mod.Out, in, out)
+	}
+	return nil
+}
+
+// params declares the parameters of a module; its frozen tensors become weights.
+func (w *Assembly) params(mod *adapter.Module) ([]graph.Value, error) {
+	w.placed[mod.Module] = true
 	params := make([]graph.Value, len(mod.Specs))
 	for i, s := range mod.Specs {
 		rows, cols := matrixOf(s.Shape)
-		params[i] = w.b.Param(s.Name, s.Shape, rows, cols)
 		if len(mod.Tensors[i]) != rows*cols {
-			return graph.None, fmt.Errorf("adapter tensor %s has %d elements, its shape %v has %d", s.Name, len(mod.Tensors[i]), s.Shape, rows*cols)
+			return nil, fmt.Errorf("adapter tensor %s has %d elements, its shape %v has %d", s.Name, len(mod.Tensors[i]), s.Shape, rows*cols)
 		}
+		if s.Frozen {
+			w.extra[s.Name] = mod.Tensors[i]
+			continue
+		}
+		params[i] = w.b.Param(s.Name, s.Shape, rows, cols)
 		w.initial[s.Name] = mod.Tensors[i]
 	}
-	if w.o.Train {
-		x = w.b.Dropout(module+".adapter_dropout", x, float32(mod.Dropout), graph.None)
+	return params, nil
+}
+
+// dropped is the input of an update.
+func (w *Assembly) dropped(mod *adapter.Module, x graph.Value) graph.Value {
+	if !w.o.Train {
+		return x
 	}
-	return kind.Lower(w.b, x, y, mod.Site, mod.Settings, params), nil
+	return w.b.Dropout(mod.Module+".adapter_dropout", x, float32(mod.Dropout), graph.None)
 }
 
 // matrixOf folds a shape to a matrix: the first dimension by all others, a
@@ -289,6 +329,9 @@ func (w *Assembly) allPlaced(sites []adapter.Site) error {
 	}
 	sort.Strings(missing)
 	why := "the model has no such linear layer"
+	if w.modules[missing[0]].Block {
+		return fmt.Errorf("adapter module %s: the model has no such block, or its connection does not begin and end within the program", strings.Join(missing, ", "))
+	}
 	if at := slices.IndexFunc(sites, func(s adapter.Site) bool { return s.Module == missing[0] }); at >= 0 {
 		if s := sites[at]; s.Layer >= 0 && (s.Layer < w.o.From || w.o.Until > 0 && s.Layer >= w.o.Until) {
 			return fmt.Errorf("adapter module %s lies outside of the layers of the program", strings.Join(missing, ", "))

@@ -94,7 +94,8 @@ type Built struct {
 // builder carries the state of one Build.
 type builder struct {
 	*Assembly
-	m *Model
+	m     *Model
+	spans []span
 
 	hiddenDrop, attnDrop, embedDrop, headDrop float32
 }
@@ -178,7 +179,13 @@ func (w *builder) forward() error {
 			pick = rows
 		}
 		var err error
+		if err = w.open(i, x); err != nil {
+			return err
+		}
 		if x, err = w.layer(i, x, pick); err != nil {
+			return err
+		}
+		if x, err = w.close(i, x, pick); err != nil {
 			return err
 		}
 	}
