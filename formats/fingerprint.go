@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 )
 
@@ -25,25 +27,62 @@ func (c *Checkpoint) Fingerprint() (string, error) {
 		return 1
 	})
 	h := sha256.New()
+	var r sampler
+	defer r.close()
 	for _, t := range order {
 		fmt.Fprintf(h, "%q %s %v\n", t.Name, t.TypeName(), t.Shape)
-		b, err := c.Bytes(t)
-		if err != nil {
-			return "", err
-		}
-		err = c.Guard(t, func() error {
-			if len(b) <= 3*sample {
-				h.Write(b)
-				return nil
+		if !t.InFile() {
+			for _, s := range samples(t.Bytes) {
+				h.Write(t.decoded[s[0]:s[1]])
 			}
-			h.Write(b[:sample])
-			h.Write(b[len(b)/2-sample/2:][:sample])
-			h.Write(b[len(b)-sample:])
-			return nil
-		})
-		if err != nil {
-			return "", err
+			continue
+		}
+		for _, s := range samples(t.Bytes) {
+			b, err := r.read(c.files[t.File].Path, t.Offset+s[0], s[1]-s[0])
+			if err != nil {
+				return "", &Error{Path: c.files[t.File].Path, Tensor: t.Name, Offset: t.Offset, Reason: "reading it failed: " + err.Error(), Hint: "check the file and try again", Err: err}
+			}
+			h.Write(b)
 		}
 	}
 	return "sampled-sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// samples are the ranges of n bytes that Fingerprint looks at.
+func samples(n int64) [][2]int64 {
+	if n <= 3*sample {
+		return [][2]int64{{0, n}}
+	}
+	return [][2]int64{{0, sample}, {n/2 - sample/2, n/2 + sample/2}, {n - sample, n}}
+}
+
+// sampler reads small ranges. Through a mapping each of them would bring in up to
+// two megabytes of the file, which count as this process's memory.
+type sampler struct {
+	f   *os.File
+	buf [3 * sample]byte
+}
+
+func (r *sampler) read(path string, at, n int64) ([]byte, error) {
+	if r.f == nil || r.f.Name() != path {
+		r.close()
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		r.f = f
+	}
+	b := r.buf[:n]
+	_, err := r.f.ReadAt(b, at)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return b, err
+}
+
+func (r *sampler) close() {
+	if r.f != nil {
+		r.f.Close() // only read
+		r.f = nil
+	}
 }

@@ -19,7 +19,7 @@ func BenchmarkTile(b *testing.B) {
 				base := open(b, dir)
 				p := mustPlan(b, base, []Source{{Name: "x", Weight: 1, Updates: []Update{update("w.weight", true, randomDelta(2048, 512, 16, 1e-4, 1))}}}, Options{Rounding: mode})
 				jobs, _ := p.jobs()
-				target, err := jobs[0].work.ready()
+				target, err := jobs[0].work.ready(nil)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -83,7 +83,8 @@ func odd(hi, lo float64) float64 {
 	return math.Float64frombits(u - 1)
 }
 
-// exact returns w + Σ terms at row i, column j, rounded to odd: ready to be
+// exact returns w + Σ terms at row i, column j, rescaled where the target is,
+// rounded to odd: ready to be
 // rounded once more, to any format narrower than 51 bits. For a float64
 // target, nearest says to round to nearest instead.
 func (t *target) exact(i, j int, w float64, nearest bool) float64 {
@@ -92,6 +93,12 @@ func (t *target) exact(i, j int, w float64, nearest bool) float64 {
 	s.add(w)
 	for k := range t.terms {
 		mag += t.terms[k].addTo(&s, i, j)
+	}
+	if t.scale != nil {
+		var scaled sum3
+		f := t.scale.at(i, j)
+		scaled.addScaled(f, &s)
+		s, mag = scaled, mag*math.Abs(f)
 	}
 	hi, lo, known := s.norm()
 	if !known && (math.Abs(lo) <= mag*0x1p-90 || mag < 0x1p-800) {
@@ -145,6 +152,9 @@ func (t *target) rational(i, j int, w float64, nearest bool) float64 {
 		d.Mul(d, rat(t.terms[k].weight))
 		d.Mul(d, rat(t.terms[k].delta.Scale))
 		sum.Add(sum, d)
+	}
+	if t.scale != nil {
+		sum.Mul(sum, rat(t.scale.at(i, j)))
 	}
 	hi, exact := sum.Float64()
 	if nearest || exact {

@@ -128,22 +128,32 @@ func (w *work) cut(jobs []job, file int, slots *int) []job {
 }
 
 // ready loads the updates, once, when the first tile needs them.
-func (w *work) ready() (*target, error) {
-	w.load.Do(func() {
-		var terms []term
-		if w.updates {
-			for _, u := range w.t.todo.updates {
-				m, err := u.term()
-				if err != nil {
-					w.err = err
-					return
-				}
-				terms = append(terms, m)
-			}
-		}
-		w.target = newTarget(w.rows, w.cols, terms)
-	})
+func (w *work) ready(r *run) (*target, error) {
+	w.load.Do(func() { w.target, w.err = w.makeTarget(r) })
 	return w.target, w.err
+}
+
+func (w *work) makeTarget(r *run) (*target, error) {
+	var terms []term
+	if !w.updates {
+		return newTarget(w.rows, w.cols, nil), nil
+	}
+	for _, u := range w.t.todo.updates {
+		m, err := u.term()
+		if err != nil {
+			return nil, err
+		}
+		terms = append(terms, m)
+	}
+	t := newTarget(w.rows, w.cols, terms)
+	if u := &w.t.todo.updates[0]; u.Rescaled != nil { // the only one, as the plan has checked
+		_, m, err := u.Rescaled()
+		if err != nil {
+			return nil, err
+		}
+		return t, r.rescaleBy(w, t, m, u.Site.Transposed)
+	}
+	return t, nil
 }
 
 // total sums up the tiles in their order.

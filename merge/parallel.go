@@ -54,7 +54,7 @@ func parallel(ctx context.Context, workers, n int, do func(i int, b *buffers) (i
 // buffers belong to one worker.
 type buffers struct {
 	src, dst, base     []byte
-	delta, tmp         []float64
+	delta, tmp, base64 []float64
 	rowCarry, colCarry []float64
 }
 

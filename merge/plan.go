@@ -38,6 +38,19 @@ var (
 type Update struct {
 	Site  adapter.Site
 	Delta func() (*adapter.Delta, error)
+	// Rescaled, if not nil, takes the place of Delta: ΔW, and the norms m (out)
+	// that the adapted weight gets, as [adapter.Rescaler] says. It stands alone on
+	// its tensor, with weight 1.
+	Rescaled func() (*adapter.Delta, []float64, error)
+}
+
+// delta is ΔW, to which a Rescaled update adds its magnitudes.
+func (u *Update) delta() (*adapter.Delta, error) {
+	if u.Rescaled == nil {
+		return u.Delta()
+	}
+	d, _, err := u.Rescaled()
+	return d, err
 }
 
 // Source is one adapter with its weight in the sum.
@@ -64,7 +77,15 @@ func FromAdapter(a *adapter.Adapter, weight float64) (Source, error) {
 		if err != nil {
 			return Source{}, fmt.Errorf("%s: %w", name, err)
 		}
-		s.Updates = append(s.Updates, Update{Site: m.Site, Delta: func() (*adapter.Delta, error) { return k.Delta(m.Site, m.Settings, m.Tensors) }})
+		if m.Block {
+			_, err := k.Delta(m.Site, m.Settings, m.Tensors)
+			return Source{}, fmt.Errorf("%s: %w: it cannot be merged: %w", name, ErrMismatch, err)
+		}
+		u := Update{Site: m.Site, Delta: func() (*adapter.Delta, error) { return k.Delta(m.Site, m.Settings, m.Tensors) }}
+		if r, ok := k.(adapter.Rescaler); ok {
+			u.Rescaled = func() (*adapter.Delta, []float64, error) { return r.Rescaled(m.Site, m.Settings, m.Tensors) }
+		}
+		s.Updates = append(s.Updates, u)
 	}
 	return s, nil
 }
@@ -211,6 +232,9 @@ func (p *Plan) assign(sources []Source) (map[string]*planned, error) {
 				return nil, err
 			}
 			t := at(u.Site.Weight)
+			if err := alone(s, u, t.updates); err != nil {
+				return nil, err
+			}
 			t.updates = append(t.updates, plannedUpdate{u, s.Weight, s.Name})
 		}
 		for i := range s.Head {
@@ -238,6 +262,20 @@ func (p *Plan) assign(sources []Source) (map[string]*planned, error) {
 		p.touched[name] = true
 	}
 	return todo, nil
+}
+
+// alone fails where an update that rescales its weight meets a weight other than
+// 1 or another update.
+func alone(s Source, u Update, before []plannedUpdate) error {
+	switch {
+	case u.Rescaled == nil && (len(before) == 0 || before[0].Rescaled == nil):
+		return nil
+	case u.Rescaled != nil && s.Weight != 1:
+		return fmt.Errorf("%s: %w: %s has its weight rescaled (DoRA), which has no multiple %v; to take it out again, merge with an undo file", s.Name, ErrMismatch, u.Site.Module, s.Weight)
+	case len(before) > 0:
+		return fmt.Errorf("%s: %w: %s has its weight rescaled (DoRA) by one of two adapters, and the two do not add up: merge one after the other", s.Name, ErrMismatch, u.Site.Module)
+	}
+	return nil
 }
 
 func (p *Plan) checkUpdate(from string, u Update) error {

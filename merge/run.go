@@ -320,7 +320,7 @@ func (r *run) do(j *job, b *buffers) error {
 		return nil
 	}
 	w := j.work
-	t, err := w.ready()
+	t, err := w.ready(r)
 	if err != nil {
 		return err
 	}
@@ -411,6 +411,11 @@ func (r *run) compute(j *job, t *target, b *buffers) error {
 			t.block(d, b.tmp, i, i+im, c, c+cn)
 			for k := range im {
 				at := (i+k-j.r0)*w.cols + c - j.c0
+				if t.scale != nil {
+					if err := t.rescaled(d[k*cn:(k+1)*cn], grow(&b.base64, cn), b.src[at*wi:(at+cn)*wi], from, i+k, c); err != nil {
+						return err
+					}
+				}
 				carry := colCarry
 				if w.inputLast {
 					carry = rowCarry[i+k-j.r0:]

@@ -19,6 +19,7 @@ type target struct {
 	rows, cols int
 	terms      []term
 	wholeRows  bool // some update can be had by whole rows only
+	scale      *rescale
 	// errBound bounds |computed - exact| of Σ weight·ΔW, for every element.
 	errBound float64
 }
@@ -116,7 +117,7 @@ func (t *target) block(dst, tmp []float64, r0, r1, c0, c1 int) {
 
 // term loads an update and turns it to the orientation of the stored tensor.
 func (u *plannedUpdate) term() (term, error) {
-	d, err := u.Delta()
+	d, err := u.delta()
 	if err != nil {
 		return term{}, fmt.Errorf("%s: %s: %w", u.from, u.Site.Module, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -27,6 +28,8 @@ type app struct {
 	force      bool
 	// brief leaves the lines of single modules out of tables, for the demo.
 	brief bool
+	// cmd is the command that runs.
+	cmd *cobra.Command
 
 	getenv func(string) string
 	// errTTY says that err is a terminal, so a progress bar may redraw its line.

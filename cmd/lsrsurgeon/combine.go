@@ -11,6 +11,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/decompose"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 )
 
 type combineOptions struct {
@@ -98,10 +99,15 @@ func runCombine(a *app, paths []string, o *combineOptions) error {
 	if head != nil {
 		out.Head, out.ModulesToSave, out.TaskType = head.Head, head.ModulesToSave, head.TaskType
 	}
-	if err := out.Save(o.out, a.force); err != nil {
-		return err
+	var sources []manifest.Source
+	for _, p := range paths {
+		s, err := sumSource(a.cmd.Context(), "adapter", p)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, s)
 	}
-	if err := copyTokenizerFiles(paths[0], o.out); err != nil {
+	if err := out.SaveWith(o.out, adapter.SaveOptions{Replace: a.force, Finish: a.finish(paths[0], sources...)}); err != nil {
 		return err
 	}
 	return printCombine(a, o, out, report)

@@ -20,8 +20,12 @@ type comparison struct {
 	MaxDifference float64 `json:"max_difference"`
 	MaxOutput     float64 `json:"max_output"`
 	Agreement     float64 `json:"agreement"` // share of rows whose largest output is the same
-	Tolerance     float64 `json:"tolerance"`
-	OK            bool    `json:"ok"`
+	// Kullback-Leibler divergence, in nats, of the distribution that the merged
+	// model's logits mean from that of base and adapter: over rows, mean and largest.
+	MeanKL    float64 `json:"mean_kl"`
+	MaxKL     float64 `json:"max_kl"`
+	Tolerance float64 `json:"tolerance"`
+	OK        bool    `json:"ok"`
 }
 
 // compareMerged runs both models on fixed random tokens.
@@ -60,6 +64,9 @@ func compareMerged(ctx context.Context, a *app, base *formats.Checkpoint, ad *ad
 	}
 	c := compareOutputs(x, y, cols)
 	c.What, c.Tolerance = what, o.tolerance
+	if what == "logits" {
+		c.MeanKL, c.MaxKL = divergence(x, y, cols)
+	}
 	if c.Tolerance == 0 {
 		c.Tolerance = 1e-4
 		if dt := merged.Tensors()[0].DType; o.dtype == "bf16" || o.dtype == "f16" || o.dtype == "keep" && dt.Bits() < 32 {
@@ -130,4 +137,35 @@ func compareOutputs(x, y []float32, cols int) *comparison {
 		c.MaxOutput = math.Max(c.MaxOutput, math.Abs(float64(x[i])))
 	}
 	return c
+}
+
+// divergence is Σ p log(p/q) of the softmaxes p of x and q of y, row by row:
+// the mean and the largest.
+func divergence(x, y []float32, cols int) (mean, largest float64) {
+	rows := len(x) / cols
+	for i := range rows {
+		p, q := x[i*cols:][:cols], y[i*cols:][:cols]
+		lp, lq := logSumExp(p), logSumExp(q)
+		kl := 0.0
+		for k := range p {
+			d := float64(p[k]) - lp
+			kl += math.Exp(d) * (d - (float64(q[k]) - lq))
+		}
+		kl = max(kl, 0) // rounding may take it below
+		mean += kl / float64(rows)
+		largest = max(largest, kl)
+	}
+	return mean, largest
+}
+
+func logSumExp(x []float32) float64 {
+	top := math.Inf(-1)
+	for _, v := range x {
+		top = max(top, float64(v))
+	}
+	sum := 0.0
+	for _, v := range x {
+		sum += math.Exp(float64(v) - top)
+	}
+	return top + math.Log(sum)
 }

@@ -112,10 +112,12 @@ func runConvertPEFT(a *app, path string, o *convertOptions) error {
 	if e.Prefix == "" && (len(s.adapter.Head) > 0 || s.adapter.TaskType == "CAUSAL_LM") {
 		e.Prefix = s.model.MissingPrefix()
 	}
-	if err := adapter.ExportPEFT(s.adapter, o.out, e); err != nil {
+	of, err := sumSource(a.cmd.Context(), "adapter", path)
+	if err != nil {
 		return err
 	}
-	if err := copyTokenizer(s, o.out); err != nil {
+	e.Finish = a.finish(s.ck.Dir(), of)
+	if err := adapter.ExportPEFT(s.adapter, o.out, e); err != nil {
 		return err
 	}
 	if a.json {

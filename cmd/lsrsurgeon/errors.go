@@ -14,6 +14,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/merge"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 	"github.com/lsrsurgeon/lsrsurgeon/text"
@@ -88,7 +89,7 @@ func verdict(err error) (code int, msg, hint string) {
 func refused(err error) bool {
 	for _, e := range []error{
 		formats.ErrMalformed, formats.ErrNotFound, formats.ErrUnsupported, onnx.ErrMalformed, onnx.ErrUnsupported, adapter.ErrMismatch,
-		merge.ErrMismatch, merge.ErrNonFinite, merge.ErrUnchanged, merge.ErrOverflow,
+		manifest.ErrDamaged, merge.ErrMismatch, merge.ErrNonFinite, merge.ErrUnchanged, merge.ErrOverflow,
 		decompose.ErrMismatch, task.ErrBadData, text.ErrNoTokenizer, text.ErrMalformed, train.ErrDiverged, train.ErrStateMismatch, fs.ErrNotExist,
 	} {
 		if errors.Is(err, e) {

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -159,10 +157,16 @@ func runExtract(ctx context.Context, a *app, o *extractOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := ad.Save(o.out, a.force); err != nil {
+	from, err := baseSource(base)
+	if err != nil {
 		return err
 	}
-	if err := copyTokenizerFiles(tuned.Dir(), o.out); err != nil {
+	of, err := baseSource(tuned)
+	if err != nil {
+		return err
+	}
+	of.Role = "tuned"
+	if err := ad.SaveWith(o.out, adapter.SaveOptions{Replace: a.force, Finish: a.finish(tuned.Dir(), from, of)}); err != nil {
 		return err
 	}
 	return printExtract(a, o, ad, rep)
@@ -198,20 +202,6 @@ func newHeads(base, tuned *formats.Checkpoint) []string {
 		}
 	}
 	return heads
-}
-
-// copyTokenizerFiles puts the tokenizer beside the adapter, where there is one.
-func copyTokenizerFiles(from, to string) error {
-	for _, n := range tokenizerFiles {
-		b, err := os.ReadFile(filepath.Join(from, n))
-		if err != nil {
-			continue // most models have only some of them
-		}
-		if err := os.WriteFile(filepath.Join(to, n), b, 0o666); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 type extractRow struct {

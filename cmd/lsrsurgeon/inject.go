@@ -10,6 +10,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/decompose"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 )
 
@@ -94,7 +95,7 @@ func runInject(a *app, path string, o *injectOptions) error {
 		return err
 	}
 	defer graph.close()
-	if err := ad.Save(o.out, a.force); err != nil {
+	if err := ad.SaveWith(o.out, adapter.SaveOptions{Replace: a.force, Finish: a.finish("", manifest.Source{Role: "base", Name: filepath.Base(path), Hash: cfg.BaseHash})}); err != nil {
 		return err
 	}
 	if o.into != "" {

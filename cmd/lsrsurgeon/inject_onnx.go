@@ -1,9 +1,12 @@
 package main
 
 import (
+	"path/filepath"
+
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
 )
 
@@ -37,7 +40,8 @@ func (g *graphPlan) close() {
 // write writes base and adapter as one.
 func (g *graphPlan) write(a *app, ck *formats.Checkpoint, ad *adapter.Adapter, o *injectOptions) error {
 	if g.m == nil {
-		return adapter.WriteInto(ck, ad, o.into, a.force)
+		base := manifest.Source{Role: "base", Name: filepath.Base(ck.Path()), Hash: ad.BaseHash}
+		return adapter.WriteIntoWith(ck, ad, o.into, adapter.SaveOptions{Replace: a.force, Finish: a.finish("", base)})
 	}
 	_, err := writeGraph(a, g.m, g.in.Edit, o.into, ck.Dir())
 	return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/merge"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
@@ -23,6 +24,7 @@ type mergeOptions struct {
 	names                                      string
 	seed                                       uint64
 	reversible, check, allowUnchanged, anyBase bool
+	manifest                                   bool
 	workers                                    int
 	tolerance                                  float64
 }
@@ -54,6 +56,7 @@ to the output's dtype destroyed of each update.`,
 	f.StringVar(&o.shard, "max-shard-size", "", "cut the output into files of at most this size: 5GB (default: as the base)")
 	f.BoolVar(&o.check, "check", false, "compare the outputs of base and adapter with those of the merged model")
 	f.Float64Var(&o.tolerance, "tolerance", 0, "largest difference that --check accepts (default 1e-4 in f32, 5e-2 of the largest output otherwise)")
+	f.BoolVar(&o.manifest, "manifest", true, "write checksums and provenance of the output (see verify)")
 	f.IntVar(&o.workers, "workers", 0, "parallel workers (default: one per processor); the result does not depend on it")
 	f.BoolVar(&o.allowUnchanged, "allow-unchanged", false, "accept tensors whose whole update rounding destroyed")
 	f.BoolVar(&o.anyBase, "any-base", false, "accept a base whose weights are not those that the adapter was made for")
@@ -109,7 +112,11 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	if err != nil {
 		return err
 	}
-	plan, err := newMergePlan(a, ck, loaded, sources, o)
+	from, err := mergeProvenance(a, ck, adapters, o)
+	if err != nil {
+		return err
+	}
+	plan, err := newMergePlan(a, ck, loaded, sources, from, o)
 	if err != nil {
 		return err
 	}
@@ -199,8 +206,28 @@ func (a *app) checkBase(ck *formats.Checkpoint, ad *adapter.Adapter, path string
 	return nil
 }
 
-func newMergePlan(a *app, ck *formats.Checkpoint, loaded []*adapter.Adapter, sources []merge.Source, o *mergeOptions) (*merge.Plan, error) {
-	m := merge.Options{DType: dtypeNames[o.dtype], Rounding: merge.Rounding(o.rounding), Seed: o.seed, Workers: threads(o.workers), Replace: a.force, Reversible: o.reversible, AllowUnchanged: o.allowUnchanged}
+// mergeProvenance says where the merged model comes from, nil for no manifest.
+func mergeProvenance(a *app, ck *formats.Checkpoint, adapters []string, o *mergeOptions) (*manifest.Provenance, error) {
+	if !o.manifest {
+		return nil, nil
+	}
+	base, err := baseSource(ck)
+	if err != nil {
+		return nil, err
+	}
+	sources := []manifest.Source{base}
+	for _, path := range adapters {
+		s, err := sumSource(a.cmd.Context(), "adapter", path)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, s)
+	}
+	return a.provenance(sources...), nil
+}
+
+func newMergePlan(a *app, ck *formats.Checkpoint, loaded []*adapter.Adapter, sources []merge.Source, from *manifest.Provenance, o *mergeOptions) (*merge.Plan, error) {
+	m := merge.Options{Manifest: from, DType: dtypeNames[o.dtype], Rounding: merge.Rounding(o.rounding), Seed: o.seed, Workers: threads(o.workers), Replace: a.force, Reversible: o.reversible, AllowUnchanged: o.allowUnchanged}
 	var err error
 	if m.MaxShardSize, err = parseBytes(o.shard); err != nil {
 		return nil, err
@@ -292,7 +319,7 @@ func printMerge(a *app, out string, r *merge.Report, proof *comparison) error {
 	t.write(a.out, a.outTTY)
 	fmt.Fprintf(a.out, "%s: %d tensors merged, %d copied, %d added, %s\n", out, len(r.Tensors), r.Copied, len(r.Added), bytesText(r.Bytes))
 	if proof != nil {
-		fmt.Fprintf(a.out, "check: largest difference of %s %.3g (accepted: %.3g), same choice for %.1f %% of %d rows\n", proof.What, proof.MaxDifference, proof.Tolerance, 100*proof.Agreement, proof.Rows)
+		printProof(a, proof)
 	}
 	return nil
 }

@@ -66,10 +66,11 @@ binary, no Python.` + "\n" + exitHelp,
   lsrsurgeon inject MODEL -o adapter --method lsr --rank 2x2 --terms 16 --target query,value
   lsrsurgeon train adapter -o run --task mrpc --data glue/MRPC
   lsrsurgeon merge run -o merged --check`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Args:          cobra.ArbitraryArgs,
-		RunE:          parent,
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		Args:             cobra.ArbitraryArgs,
+		RunE:             parent,
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) { a.cmd = cmd },
 	}
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "print one JSON document on stdout")
@@ -80,7 +81,7 @@ binary, no Python.` + "\n" + exitHelp,
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.DisableDefaultCmd = false
 	root.AddCommand(
-		newInspect(a), newInject(a), newTrain(a), newEval(a), newPredict(a), newMerge(a), newUnmerge(a), newConvert(a), newExtract(a), newCombine(a), newDiff(a), newBench(a), newDoctor(a), newDemo(a), newVersion(a),
+		newInspect(a), newInject(a), newTrain(a), newEval(a), newPredict(a), newMerge(a), newUnmerge(a), newVerify(a), newConvert(a), newExtract(a), newCombine(a), newDiff(a), newBench(a), newDoctor(a), newDemo(a), newVersion(a),
 	)
 	return root
 }

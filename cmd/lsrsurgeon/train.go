@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 	"github.com/lsrsurgeon/lsrsurgeon/train"
@@ -150,7 +150,7 @@ func runTrain(ctx context.Context, a *app, path string, o *trainOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := copyTokenizer(s, o.out); err != nil {
+	if err := finishRun(a, s, path, o); err != nil {
 		return err
 	}
 	if o.profile {
@@ -169,6 +169,27 @@ func runTrain(ctx context.Context, a *app, path string, o *trainOptions) error {
 		fmt.Fprintf(a.out, "kept the parameters of step %d: %s\n", r.BestStep, metricsText(r.Metrics))
 	}
 	return nil
+}
+
+// finishRun adds tokenizer and manifest to a run, also to one that was complete
+// but for them.
+func finishRun(a *app, s *session, path string, o *trainOptions) error {
+	base, err := baseSource(s.ck)
+	if err != nil {
+		return err
+	}
+	sources := []manifest.Source{base}
+	for _, in := range [][2]string{{"adapter", path}, {"data", o.data}, {"evaluation data", o.evalData}} {
+		if in[1] == "" {
+			continue
+		}
+		src, err := sumSource(a.cmd.Context(), in[0], in[1])
+		if err != nil {
+			return err
+		}
+		sources = append(sources, src)
+	}
+	return a.finish(s.ck.Dir(), sources...)(o.out)
 }
 
 // prepare reads the data, builds the programs and plans the run.
@@ -372,21 +393,6 @@ func printEstimate(a *app, p *prepared) error {
 		t.add("cache of the frozen prefix", bytesText(e.CacheBytes))
 	}
 	t.write(a.out, a.outTTY)
-	return nil
-}
-
-// copyTokenizer puts the base model's tokenizer beside the adapter, so that the
-// run can be used where the base is found elsewhere.
-func copyTokenizer(s *session, dir string) error {
-	for _, n := range tokenizerFiles {
-		b, err := os.ReadFile(filepath.Join(s.ck.Dir(), n))
-		if err != nil {
-			continue // most models have only some of them
-		}
-		if err := os.WriteFile(filepath.Join(dir, n), b, 0o666); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
