@@ -47,6 +47,14 @@ func (b *Builder) same(op string, x, y Value) {
 	need(i.Rows == j.Rows && i.Cols == j.Cols, "%s: %s (%v, %d) and %s (%v, %d) differ", op, i.Name, i.Rows, i.Cols, j.Name, j.Rows, j.Cols)
 }
 
+// BeginLayer says that the next operation begins a layer, see
+// [Program.Layers].
+func (b *Builder) BeginLayer() {
+	if n := len(b.P.Ops); !slices.Contains(b.P.Layers, n) {
+		b.P.Layers = append(b.P.Layers, n)
+	}
+}
+
 // NextSite returns a fresh dropout site. Sites are numbered in building order,
 // so the same model draws the same masks on every engine.
 func (b *Builder) NextSite() uint32 { b.sites++; return b.sites }

@@ -5,8 +5,8 @@ import "slices"
 // saved returns the value that the backward pass reads for the forward value
 // v: v itself, or a copy computed again just before its first use there.
 func (d *differ) saved(v Value) Value {
-	if v == None {
-		return None
+	if v == None || d.repeating() {
+		return v
 	}
 	if again, ok := d.remade[v]; ok {
 		return again

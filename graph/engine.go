@@ -18,6 +18,14 @@ type Engine interface {
 	Compile(p *Program, w WeightSource, max Dims) (Executable, error)
 }
 
+// Fitter is implemented by engines that know before Compile whether memory will
+// do.
+type Fitter interface {
+	// Fits returns the error with which Compile would refuse p for batches within
+	// max for want of memory, or nil.
+	Fits(p *Program, max Dims) error
+}
+
 // Executable is a compiled program with its parameters, gradients and
 // optimizer state on the device. It is not safe for concurrent use.
 type Executable interface {

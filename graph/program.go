@@ -1,6 +1,9 @@
 package graph
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Value names a matrix of a [Program]. The zero Value is [None].
 type Value int32
@@ -144,6 +147,10 @@ type Program struct {
 	Params  []Param
 	Weights []Weight // WeightID i is Weights[i-1]
 	Forward int      // number of forward operations
+	// Layers are the forward operations with which a layer begins, in order:
+	// where [DiffOptions.CheckpointLayers] may cut. Few values should cross
+	// from one layer to the next.
+	Layers []int
 	// Outputs are values that stay readable after a run (logits, hidden
 	// states).
 	Outputs []Value
@@ -181,6 +188,18 @@ func (p *Program) NewValue(i Info) Value {
 	}
 	p.Values = append(p.Values, i)
 	return Value(len(p.Values) - 1)
+}
+
+// Clone copies a program without a backward pass, so that one may be tried.
+func (p *Program) Clone() *Program {
+	c := *p
+	c.Values, c.Params, c.Weights = slices.Clone(p.Values), slices.Clone(p.Params), slices.Clone(p.Weights)
+	c.Ops = make([]Op, len(p.Ops))
+	for i, op := range p.Ops {
+		c.Ops[i] = renamed(op, func(v Value) Value { return v })
+	}
+	c.grads = nil
+	return &c
 }
 
 // GradOf returns the accumulating gradient value of parameter i, making it on

@@ -60,6 +60,9 @@ func (w *builder) layer(i int, x graph.Value, pick graph.Pick) (graph.Value, err
 	attnNorm, ffnNorm := l.layerName(i, l.AttnNorm), l.layerName(i, l.FFNNorm)
 
 	in := x
+	if l.PreNorm || i == w.o.From {
+		w.b.BeginLayer()
+	}
 	if l.PreNorm {
 		in = w.norm(attnNorm, x)
 	}
@@ -76,6 +79,11 @@ func (w *builder) layer(i int, x graph.Value, pick graph.Pick) (graph.Value, err
 		x = w.norm(attnNorm, x)
 		if x, err = w.feedForward(x, x, at); err != nil {
 			return graph.None, err
+		}
+		if i < w.m.config.Layers-1 {
+			// The sum crosses to the next layer rather than its norm, so that
+			// a layer's last product need not be computed again for it.
+			w.b.BeginLayer()
 		}
 		return w.norm(ffnNorm, x), nil
 	}

@@ -58,6 +58,13 @@ type Options struct {
 	// Prefix says where the results of the job's prefix are kept, if it has one.
 	Prefix PrefixOptions
 
+	// CheckpointLayers, if positive, computes the activations of groups of so
+	// many layers a second time in the backward pass instead of keeping them, see
+	// [graph.DiffOptions]: the same losses in less memory. 0 leaves it to the
+	// trainer, which does it (with groups of one) where the engine says that
+	// memory will not do otherwise.
+	CheckpointLayers int
+
 	// Identity is what else must be the same for a run to be resumed, as the
 	// hash of the base model; it is kept in run.json.
 	Identity map[string]string
@@ -115,8 +122,8 @@ func (o *Options) check(j *Job) error {
 			return fmt.Errorf("%s %v is out of range", v.name, v.value)
 		}
 	}
-	if o.EvalEvery < 0 || o.Patience < 0 || o.SaveEvery < 0 || o.SaveInterval < 0 {
-		return errors.New("intervals and patience may not be negative")
+	if o.EvalEvery < 0 || o.Patience < 0 || o.SaveEvery < 0 || o.SaveInterval < 0 || o.CheckpointLayers < 0 {
+		return errors.New("intervals, patience and checkpoint layers may not be negative")
 	}
 	if o.Prefix.Limit < 0 {
 		return fmt.Errorf("the limit of the prefix cache, %d bytes, is negative", o.Prefix.Limit)

@@ -59,7 +59,7 @@ func New(j Job, o Options) (*Trainer, error) {
 		t.steps += n
 	}
 	t.warmup = WarmupSteps(t.o.Warmup, t.steps)
-	if err := graph.Differentiate(j.Train.Program); err != nil {
+	if err := t.differentiate(); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	if len(j.Train.Params) != j.Train.Program.ParamSize {
@@ -71,6 +71,21 @@ func New(j Job, o Options) (*Trainer, error) {
 		}
 	}
 	return t, nil
+}
+
+// differentiate adds the backward pass, with checkpoints where they were asked
+// for or nothing else fits.
+func (t *Trainer) differentiate() error {
+	if f, ok := t.job.Engine.(graph.Fitter); ok && t.o.CheckpointLayers == 0 && len(t.job.Train.Program.Layers) > 1 {
+		try := t.job.Train.Program.Clone()
+		if err := graph.Differentiate(try); err != nil {
+			return err
+		}
+		if f.Fits(try, maxDims(t.dims)) != nil {
+			t.o.CheckpointLayers = 1
+		}
+	}
+	return graph.DifferentiateWith(t.job.Train.Program, graph.DiffOptions{CheckpointLayers: t.o.CheckpointLayers})
 }
 
 // Estimate is what a job will take.
@@ -91,6 +106,7 @@ type Estimate struct {
 	Truncated      int     // training texts cut off at the maximal length
 	Dropped        int     // training sequences without loss
 	LabelsPerStep  float64 // labels that carry loss, on average
+	Checkpoint     int     // layers of a group whose activations are computed again, 0 if none are
 }
 
 // PeakBytes is the device memory for training and evaluation together, without
@@ -107,6 +123,7 @@ func (t *Trainer) Estimate() Estimate {
 		Sequences: d.Len(), Tokens: d.Tokens(), LargestBatch: t.dims.Tokens, Truncated: d.Truncated(), Dropped: d.Dropped(),
 		PlanBytes:     graph.NewPlan(t.job.Train.Program, maxDims(t.dims)).PeakBytes,
 		LabelsPerStep: float64(d.Labels()) / float64(t.first.Steps()),
+		Checkpoint:    t.o.CheckpointLayers,
 	}
 	e.Frozen, e.FrozenBytes = frozen(t.job.Train.Program)
 	if p := t.job.Prefix; p != nil {

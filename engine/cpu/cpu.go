@@ -80,3 +80,8 @@ func (e *engine) Compile(p *graph.Program, w graph.WeightSource, d graph.Dims) (
 	}
 	return x, nil
 }
+
+// Fits implements graph.Fitter: within [Options.MemoryLimit].
+func (e *engine) Fits(p *graph.Program, max graph.Dims) error {
+	return (&executable{e: e, p: p}).fits(max)
+}

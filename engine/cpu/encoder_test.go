@@ -14,6 +14,7 @@ type encoder struct {
 	hidden, inter, layers, heads, vocab int
 	adapter                             string // "lora", "lsr" or ""
 	drop                                float32
+	diff                                graph.DiffOptions
 }
 
 var (
@@ -108,6 +109,7 @@ func (e encoder) program(t testing.TB) *graph.Program {
 		if l == e.layers-1 {
 			pick = graph.PickFirst
 		}
+		b.BeginLayer()
 		x = e.layer(b, fmt.Sprintf("%d.", l), x, pick)
 	}
 	dense := func(name string, x graph.Value, out int) graph.Value {
@@ -120,7 +122,7 @@ func (e encoder) program(t testing.TB) *graph.Program {
 	b.Output(logits)
 	b.SetLoss(b.CrossEntropy(logits))
 	if e.adapter != "" {
-		if err := graph.Differentiate(b.P); err != nil {
+		if err := graph.DifferentiateWith(b.P, e.diff); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -49,10 +49,8 @@ func (x *executable) build(d graph.Dims) error {
 		return fmt.Errorf("cpu: %w", err)
 	}
 	n := x.p.ParamSize
-	if limit := x.e.opt.MemoryLimit; limit > 0 {
-		if err := x.fits(d, limit); err != nil {
-			return err
-		}
+	if err := x.fits(d); err != nil {
+		return err
 	}
 	if err := x.loadWeights(); err != nil {
 		return err

@@ -48,19 +48,23 @@ func (x *executable) scratch(d graph.Dims) (shared, work int) {
 }
 
 // fits returns an error if the program with batches up to d needs more than
-// limit bytes.
-func (x *executable) fits(d graph.Dims, limit int64) error {
+// the engine's limit.
+func (x *executable) fits(d graph.Dims) error {
+	limit := x.e.opt.MemoryLimit
+	if limit <= 0 {
+		return nil
+	}
 	fixed := x.estimateWeights()
 	need := func(d graph.Dims, plan *graph.Plan) int64 {
 		shared, work := x.scratch(d)
-		return fixed + plan.PeakBytes + 4*int64(shared+x.pool.Threads()*work)
+		return fixed + plan.PeakBytes + 4*int64(shared+x.e.opt.Threads*work)
 	}
 	total := need(d, graph.NewPlan(x.p, d))
 	if total <= limit {
 		return nil
 	}
 	shared, work := x.scratch(d)
-	rest := limit - fixed - 4*int64(shared+x.pool.Threads()*work)
+	rest := limit - fixed - 4*int64(shared+x.e.opt.Threads*work)
 	fit, plan, ok := graph.FitBatch(x.p, d, rest)
 	if !ok {
 		return fmt.Errorf("cpu: %s are needed for %d tokens and the limit is %s; one sequence already takes %s, of which frozen weights %s: raise the limit, shorten the sequences or hold the base as int8",
