@@ -168,7 +168,7 @@ func TestCombineDARE(t *testing.T) {
 
 // An LSR adapter written as a LoRA comes back as LSR; a smaller one loses what
 // the report says.
-func TestCompressLSR(t *testing.T) {
+func TestRefit(t *testing.T) {
 	lsr := adapter.Settings{Rank: adapter.Rank{R1: 2, R2: 2}, Terms: 2, Alpha: 9e3}
 	x := trained(t, 2, adapter.MethodLSR, lsr, "v", "k")
 	lora, _, err := decompose.Combine([]*adapter.Adapter{x}, decompose.CombineOptions{Method: decompose.CombineLinear})
@@ -177,12 +177,13 @@ func TestCompressLSR(t *testing.T) {
 	}
 	for _, terms := range []int{2, 1} {
 		lsr.Terms = terms
-		out, report, err := decompose.CompressLSR(lora, lsr, 1, nil)
+		lsr.Method = adapter.MethodLSR
+		out, report, err := decompose.Refit(t.Context(), lora, decompose.ExtractOptions{Config: adapter.Config{Settings: lsr, Seed: 1}, Threads: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
 		got, want := dense(t, out), dense(t, x)
-		for _, m := range report {
+		for _, m := range report.Modules {
 			var off float64
 			for j, v := range got[m.Module] {
 				off += (v - want[m.Module][j]) * (v - want[m.Module][j])
@@ -192,5 +193,42 @@ func TestCompressLSR(t *testing.T) {
 				t.Errorf("%d terms, %s: error %g, reported %g", terms, m.Module, found, m.Error)
 			}
 		}
+	}
+}
+
+// TestRefitWithin: the smallest size within an error reaches it and is smaller
+// than the LoRA, and an update of 0 is an error.
+func TestRefitWithin(t *testing.T) {
+	x := trained(t, 2, adapter.MethodLSR, adapter.Settings{Rank: adapter.Rank{R1: 2, R2: 2}, Terms: 2, Alpha: 9e3}, "v", "k")
+	lora, _, err := decompose.Combine([]*adapter.Adapter{x}, decompose.CombineOptions{Method: decompose.CombineLinear})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := adapter.Defaults(adapter.MethodLSR, adapter.InitZero)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, report, err := decompose.Refit(t.Context(), lora, decompose.ExtractOptions{Config: adapter.Config{Settings: set}, MaxError: 0.25, Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := dense(t, out), dense(t, x)
+	for _, m := range report.Modules {
+		var off float64
+		for j, v := range got[m.Module] {
+			off += (v - want[m.Module][j]) * (v - want[m.Module][j])
+		}
+		if e := math.Sqrt(off) / frobenius(want[m.Module]); !m.Reached || e > 0.2501 {
+			t.Errorf("%s: error %g, reached %v", m.Module, e, m.Reached)
+		}
+	}
+	if a, b := adapter.ParamCount(out.Modules), adapter.ParamCount(lora.Modules); a >= b {
+		t.Errorf("%d parameters for a LoRA of %d", a, b)
+	}
+	for i := range lora.Modules {
+		clear(lora.Modules[i].Tensors[0])
+	}
+	if _, _, err := decompose.Refit(t.Context(), lora, decompose.ExtractOptions{Config: adapter.Config{Settings: set}}); !errors.Is(err, decompose.ErrMismatch) {
+		t.Errorf("an update of 0: %v", err)
 	}
 }

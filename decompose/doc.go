@@ -13,6 +13,6 @@
 //
 // Models: [Extract] makes an adapter of the difference of two checkpoints,
 // [Diff] and [HeatMap] say what that difference is, [Combine] makes one adapter
-// of several, [CompressLSR] an LSR adapter of any other, and [Reader] gives
+// of several, [Refit] one of another kind, and [Reader] gives
 // package adapter what its initialisations need.
 package decompose

@@ -114,6 +114,20 @@ type extraction struct {
 }
 
 func newExtraction(base, tuned *formats.Checkpoint, sites []adapter.Site, o ExtractOptions) (*extraction, error) {
+	e, err := planExtraction(sites, o)
+	if err != nil {
+		return nil, err
+	}
+	weights := make([]string, len(e.matched))
+	for i, m := range e.matched {
+		weights[i] = m.Weight
+	}
+	e.names = namingOf(weights, tuned)
+	return e, checkPair(base, tuned, e.matched, e.names)
+}
+
+// planExtraction checks the options and matches the modules.
+func planExtraction(sites []adapter.Site, o ExtractOptions) (*extraction, error) {
 	e := &extraction{ExtractOptions: o}
 	c := &e.Config
 	if e.MaxRank < 1 {
@@ -136,14 +150,11 @@ func newExtraction(base, tuned *formats.Checkpoint, sites []adapter.Site, o Extr
 	if _, err := adapter.Plan(sites, *c); err != nil {
 		return nil, err
 	}
-	weights := make([]string, len(e.matched))
-	for i, m := range e.matched {
-		weights[i] = m.Weight
+	for _, m := range e.matched {
 		e.total += int64(m.In) * int64(m.Out)
 	}
-	e.names = namingOf(weights, tuned)
 	e.ladders = make([]*ladder, len(e.matched))
-	return e, checkPair(base, tuned, e.matched, e.names)
+	return e, nil
 }
 
 // unitAlpha is the alpha that makes the scale 1.
@@ -263,7 +274,11 @@ func (e *extraction) finish() (*adapter.Adapter, *ExtractReport, error) {
 			Norm: math.Sqrt(l.norm2), Relative: math.Sqrt(l.norm2 / l.base2), Error: math.Sqrt(r.error2 / l.norm2), Reached: reached[i]})
 	}
 	if len(a.Modules) == 0 {
-		return nil, nil, &formats.Error{Path: e.tuned.ckpt.Path(), Reason: "no targeted module gets an update: their weights are the base's, or the budget is below the smallest one", Hint: "see lsrsurgeon diff, and --budget", Err: ErrMismatch}
+		path := "the adapter"
+		if e.pair != nil {
+			path = e.tuned.ckpt.Path()
+		}
+		return nil, nil, &formats.Error{Path: path, Reason: "no targeted module gets an update: their weights are the base's, or the budget is below the smallest one", Hint: "see lsrsurgeon diff, and --budget", Err: ErrMismatch}
 	}
 	e.report.Error = math.Sqrt(lost / all)
 	explicit(a, len(a.Modules) < len(e.matched))
