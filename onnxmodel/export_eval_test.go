@@ -1,7 +1,6 @@
 package onnxmodel_test
 
 import (
-	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -335,6 +334,6 @@ func lanes(x array, axis int, f func(start, step, n int)) {
 }
 
 func (e *interpreter) fail(n *onnx.Node) array {
-	e.t.Fatal(fmt.Sprintf("node %s: the interpreter has no %s", n.Name, n.Op))
+	e.t.Fatalf("node %s: the interpreter has no %s", n.Name, n.Op)
 	return array{}
 }
