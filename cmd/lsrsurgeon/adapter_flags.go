@@ -15,7 +15,7 @@ import (
 type adapterFlags struct {
 	method, rank, target, targetRegex, exclude, layers, split string
 	scaling, init                                             string
-	terms                                                     int
+	terms, hybrid                                             int
 	alpha, dropout                                            float64
 	seed                                                      uint64
 	override                                                  []string
@@ -26,15 +26,16 @@ type adapterFlags struct {
 func (f *adapterFlags) add(c *cobra.Command) {
 	enumFlag(c, &f.method, "method", "adapter method", adapter.Methods()...)
 	fl := c.Flags()
-	fl.StringVar(&f.rank, "rank", "", "rank: r1xr2 for lsr (2x2), r for lora (8)")
-	fl.IntVar(&f.terms, "terms", 0, "separation rank: Kronecker terms per factor (lsr 16)")
+	fl.StringVar(&f.rank, "rank", "", "rank: r1xr2 for lsr (2x2), r for the others (8)")
+	fl.IntVar(&f.terms, "terms", 0, "separation rank: Kronecker terms per factor (lsr 16); for gralora blocks per side (2), for lor2c blocks that a connection spans (1)")
+	fl.IntVar(&f.hybrid, "hybrid-rank", 0, "rank of gralora's plain update beside its grid")
 	fl.Float64Var(&f.alpha, "alpha", 0, "alpha of the scaling rule (lsr 128, lora 16)")
 	enumFlag(c, &f.scaling, "scaling", "scale from alpha and rank", "lora", "rslora", "paper")
 	fl.StringVar(&f.target, "target", "", "modules to adapt, by name: query,value; or all-linear")
 	fl.StringVar(&f.targetRegex, "target-regex", "", "modules to adapt, by a regular expression over the whole path")
 	fl.StringVar(&f.exclude, "exclude", "", "modules not to adapt, by name")
 	fl.StringVar(&f.layers, "layers", "", "only these layers: 8-11 or 0,2,5-7")
-	enumFlag(c, &f.init, "init", "initialisation", "zero", "paper", "svd")
+	enumFlag(c, &f.init, "init", "initialisation", "zero", "paper", "svd", "pissa", "olora")
 	fl.StringVar(&f.split, "split", "", "split of the dimensions that it fits: 32x24 (default: the most even)")
 	fl.Float64Var(&f.dropout, "dropout", 0, "dropout on the adapter's input in training")
 	fl.Uint64Var(&f.seed, "seed", 0, "seed of the initialisation")
@@ -77,6 +78,7 @@ func (f *adapterFlags) config(sites []adapter.Site) (adapter.Config, error) {
 	if f.set["terms"] {
 		c.Terms = f.terms
 	}
+	c.HybridRank = f.hybrid
 	if f.set["alpha"] {
 		c.Alpha = f.alpha
 	}
@@ -117,7 +119,7 @@ func (f *adapterFlags) targets(sites []adapter.Site) (adapter.Targets, error) {
 	case f.target != "":
 		t.Modules = splitList(f.target)
 	default:
-		t = defaultTargets(sites)
+		t = methodTargets(f.method, sites)
 	}
 	if f.exclude != "" {
 		t.Exclude = splitList(f.exclude)
@@ -128,6 +130,15 @@ func (f *adapterFlags) targets(sites []adapter.Site) (adapter.Targets, error) {
 		}
 	}
 	return t, nil
+}
+
+// methodTargets are what a method adapts unless told otherwise: every block for
+// connections around blocks, else the default layers.
+func methodTargets(method string, sites []adapter.Site) adapter.Targets {
+	if adapter.OnBlocks(method) {
+		return adapter.Targets{AllLinear: true}
+	}
+	return defaultTargets(sites)
 }
 
 // defaultTargets are the query and value projections under the names that the

@@ -258,6 +258,10 @@ func countCosts(ck *formats.Checkpoint, r *countsReport, o *countsOptions) error
 			return err
 		}
 		other.Overrides = nil
+		if adapter.OnBlocks(method) != adapter.OnBlocks(cfg.Method) {
+			other.Targets = methodTargets(method, sites)
+			other.Targets.Layers = cfg.Targets.Layers
+		}
 		mods, err := adapter.Plan(sites, other)
 		if err != nil { // this method does not fit these layers: say so in its line
 			r.Compare = append(r.Compare, cost{Method: method, Settings: settingsText(other.Settings), Problem: err.Error()})
@@ -277,8 +281,17 @@ func costOf(cfg adapter.Config, mods []adapter.Module, base int64) cost {
 // settingsText is what distinguishes a method's size: "r=2x2 s=16".
 func settingsText(s adapter.Settings) string {
 	switch s.Method {
-	case adapter.MethodLSR:
+	case adapter.MethodLSR, adapter.MethodLSRDoRA:
 		return fmt.Sprintf("r=%v s=%d", s.Rank, s.Terms)
+	case adapter.MethodGraLoRA:
+		if s.HybridRank > 0 {
+			return fmt.Sprintf("r=%v+%d k=%d", s.Rank, s.HybridRank, s.Terms)
+		}
+		return fmt.Sprintf("r=%v k=%d", s.Rank, s.Terms)
+	case adapter.MethodLoR2C, adapter.MethodShareLoR2C:
+		if s.Terms > 1 {
+			return fmt.Sprintf("r=%v blocks=%d", s.Rank, s.Terms)
+		}
 	case adapter.MethodKronA, adapter.MethodKAdaptation:
 		return fmt.Sprintf("terms=%d", s.Terms)
 	}
