@@ -65,8 +65,11 @@ func (f *engineFlags) openCUDA(a *app, limit int64) (graph.Engine, error) {
 		}
 		o.Device = i
 	}
-	if f.baseDType != "auto" && f.baseDType != f.precision {
-		return nil, usagef("--base-dtype %s goes with the CPU", f.baseDType)
+	if f.baseDType != "auto" {
+		o.BaseDType = f.baseDType
+	}
+	if err := o.Check(); err != nil {
+		return nil, &usageError{msg: err.Error()}
 	}
 	e, err := cuda.New(o)
 	if err != nil {

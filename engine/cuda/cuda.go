@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync"
@@ -16,6 +17,11 @@ type Options struct {
 	// Precision is "f32" (or empty), "tf32" or "bf16"; see the package
 	// comment.
 	Precision string
+	// BaseDType is how frozen matrices are held: "f32", "bf16" or "int8" (one
+	// scale per output channel). Empty means bf16 with precision "bf16", else
+	// f32. "f32" does not go with precision "bf16". Tables of embeddings are
+	// bf16 where the base is int8.
+	BaseDType string
 	// MemoryLimit, if positive, is how many bytes of device memory an
 	// executable may take. Without it, what is free when Compile is called.
 	MemoryLimit int64
@@ -42,6 +48,22 @@ func (o Options) blasPaths() []string {
 		"/usr/local/cuda/lib64/libcublasLt.so.1[1-9]", "/usr/local/cuda/targets/*/lib/libcublasLt.so.1[1-9]"}, o.SearchPaths...)
 }
 
+// Check reports choices that do not exist or do not go together.
+func (o Options) Check() error {
+	switch o.Precision {
+	case "", "f32", "tf32", "bf16":
+	default:
+		return fmt.Errorf("cuda: precision %q is unknown; choose f32, tf32 or bf16", o.Precision)
+	}
+	switch {
+	case o.BaseDType == "f32" && o.Precision == "bf16":
+		return fmt.Errorf("cuda: base dtype f32 does not go with precision bf16; choose bf16 or int8")
+	case o.BaseDType != "" && o.BaseDType != "f32" && o.BaseDType != "bf16" && o.BaseDType != "int8":
+		return fmt.Errorf("cuda: base dtype %q is unknown; choose f32, bf16 or int8", o.BaseDType)
+	}
+	return nil
+}
+
 // Engine implements [graph.Engine] on one GPU.
 type Engine struct {
 	opt Options
@@ -57,12 +79,11 @@ var _ graph.Engine = (*Engine)(nil)
 // from the same source. The error says what is missing: the driver, a GPU, a
 // newer driver.
 func New(o Options) (*Engine, error) {
-	if o.Precision == "" {
-		o.Precision = "f32"
+	if err := o.Check(); err != nil {
+		return nil, err
 	}
-	if o.Precision != "f32" && o.Precision != "tf32" && o.Precision != "bf16" {
-		return nil, fmt.Errorf("cuda: precision %q is unknown; choose f32, tf32 or bf16", o.Precision)
-	}
+	o.Precision = cmp.Or(o.Precision, "f32")
+	o.BaseDType = cmp.Or(o.BaseDType, map[bool]string{false: "f32", true: "bf16"}[o.Precision == "bf16"])
 	d, err := openDriver(o.LibCUDA)
 	if err != nil {
 		return nil, fmt.Errorf("cuda: %w", err)

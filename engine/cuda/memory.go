@@ -12,16 +12,16 @@ func (x *executable) fixedBytes() (n, there int64) {
 	x.e.mu.Lock()
 	defer x.e.mu.Unlock()
 	seen := map[weightKey]bool{}
-	for id, use := range used(x.p) {
-		if !use {
+	for id, u := range used(x.p) {
+		if !u.read {
 			continue
 		}
 		w := x.p.Weight(graph.WeightID(id))
-		key, _ := x.weightKey(w)
+		key, _ := x.weightKey(w, u)
 		if !seen[key] {
-			n += x.e.weightBytes(w)
+			n += weightBytes(w, key.as)
 			if x.e.cache[key] != nil {
-				there += x.e.weightBytes(w)
+				there += weightBytes(w, key.as)
 			}
 		}
 		seen[key] = true
@@ -107,7 +107,7 @@ func (x *executable) tooLarge(d graph.Dims, need, limit int64) error {
 		return err
 	}
 	fixed, _ := x.fixedBytes()
-	return fmt.Errorf("%s; one sequence already takes %s, of which frozen weights %s: use a GPU with more memory, shorter sequences, a smaller base or precision bf16",
+	return fmt.Errorf("%s; one sequence already takes %s, of which frozen weights %s: use a GPU with more memory, shorter sequences, a smaller base or a base dtype of bf16 or int8",
 		what, size(one), size(fixed))
 }
 

@@ -255,8 +255,8 @@ type embedArgs struct {
 func (x *executable) embed(o *graph.Embed) error {
 	y := x.mat(o.Y)
 	for i := 0; i < len(o.Tables); {
-		a := embedArgs{first: bit(i == 0), half: bit(x.weights[o.Tables[i]].half)}
-		for ; i < len(o.Tables) && a.n < 4 && bit(x.weights[o.Tables[i]].half) == a.half; i++ {
+		a := embedArgs{first: bit(i == 0), half: bit(x.weights[o.Tables[i]].as == storeBF16)}
+		for ; i < len(o.Tables) && a.n < 4 && bit(x.weights[o.Tables[i]].as == storeBF16) == a.half; i++ {
 			a.table[a.n], a.stream[a.n], a.offset[a.n] = x.weights[o.Tables[i]].p, int32(o.Streams[i]), int32(o.Offsets[i])
 			a.n++
 		}
@@ -304,20 +304,24 @@ func (x *executable) dropout(in mat, p float32, site uint32, c, y mat) error {
 	return x.emit("dropout", g, 256, 0, x.batch.p, in, unsafe.Pointer(&d), c, y)
 }
 
+// colNormArgs mirrors struct ColNormArgs.
+type colNormArgs struct {
+	w, scale              ptr
+	si, sj                int64
+	a, b, y               mat
+	alpha                 float32
+	rows, ta, tb, inverse int32
+	_                     int32
+}
+
 func (x *executable) colNorm(o *graph.ColNorm) error {
-	if o.TransA || o.TransB || o.Inverse {
-		return fmt.Errorf("the norms of a DoRA adapter are not computed on a GPU: train it on the CPU (--device cpu), or merge it")
-	}
 	w, s := x.p.Weight(o.W), x.weights[o.W]
-	name, si, sj := "col_norm_f32", int64(w.Out), int64(1)
+	c := colNormArgs{w: s.p, scale: s.scales, si: int64(w.Out), sj: 1, a: x.mat(o.A), b: x.mat(o.B), y: x.mat(o.Y), alpha: o.Alpha,
+		rows: int32(w.In), ta: bit(o.TransA), tb: bit(o.TransB), inverse: bit(o.Inverse)}
 	if w.Transposed {
-		si, sj = 1, int64(w.In)
+		c.si, c.sj = 1, int64(w.In)
 	}
-	if s.half {
-		name = "col_norm_bf16"
-	}
-	y := x.mat(o.Y)
-	return x.emit(name, grid{x: (int(y.cols) + 31) / 32}, 256, 0, s.p, si, sj, x.mat(o.A), x.mat(o.B), o.Alpha, y)
+	return x.emit("col_norm_"+s.as.String(), grid{x: (int(c.y.cols) + 31) / 32}, 256, 0, unsafe.Pointer(&c))
 }
 
 // lossArgs mirrors struct LossArgs.

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"strings"
 	"unsafe"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -8,7 +9,7 @@ import (
 
 // gemmArgs mirrors struct Gemm of kernels/gemm.cu.
 type gemmArgs struct {
-	a, b, c, y, pre, bias, partial ptr
+	a, b, c, y, pre, bias, partial, byCol, byRow ptr
 
 	lda, ldb, ldc, ldy, ldpre int32
 	m, n, k                   int32
@@ -43,17 +44,25 @@ func (x *executable) weightProduct(p product) error {
 		lda: p.a.ld, ldb: int32(w.StoredCols()), ldc: p.c.ld, ldy: p.y.ld, ldpre: p.pre.ld,
 		m: p.a.rows, n: int32(w.Out), k: int32(w.In), m0: int32(p.r0), mcap: int32(p.cap),
 		tb: bit(w.Transposed != p.backward), act: int32(p.act), splits: 1, alpha: 1}
+	g.byCol = s.scales
 	if p.backward {
-		g.n, g.k = g.k, g.n
+		g.n, g.k, g.byCol, g.byRow = g.k, g.n, 0, s.scales
 	}
 	if done, err := x.libraryProduct(p, g); done || err != nil {
 		return err
 	}
-	kernel := x.valueKernel()
-	if s.half {
-		kernel = "gemm_bf16"
+	return x.gemm(x.weightKernel(s.as), g, p.scratchAt)
+}
+
+// weightKernel multiplies a matrix of float32 and a frozen one.
+func (x *executable) weightKernel(as storage) string {
+	switch {
+	case as == storeF32:
+		return x.valueKernel()
+	case as == storeBF16 && x.e.opt.Precision == "bf16":
+		return "gemm_bf16"
 	}
-	return x.gemm(kernel, g, p.scratchAt)
+	return "gemm_" + x.e.opt.Precision + "_" + as.String()
 }
 
 // valueKernel multiplies two matrices of float32.
@@ -78,6 +87,9 @@ func (x *executable) matMul(o *graph.MatMul) error {
 	return x.gemm(x.valueKernel(), g, 0)
 }
 
+// wideElems is the largest frozen matrix that is widened for cuBLASLt: 256 MiB.
+const wideElems = 1 << 26
+
 // narrowCols is the width up to which the narrow tiles are used.
 const narrowCols = 64
 
@@ -90,9 +102,10 @@ func (x *executable) gemm(kernel string, g gemmArgs, scratchAt int64) error {
 	}
 	bm, bn, block := 128, 128, 256
 	switch {
-	case kernel == "gemm_f32":
+	case strings.HasPrefix(kernel, "gemm_f32"):
 		bm, bn = 64, 64
-	case n <= narrowCols:
+	case n <= narrowCols && strings.Count(kernel, "_") == 1: // of operands as they are stored
+
 		kernel, bn, block = kernel+"_narrow", 32, 128
 	}
 	blocks := grid{x: (m + bm - 1) / bm, y: (n + bn - 1) / bn}
@@ -113,7 +126,8 @@ func (x *executable) gemm(kernel string, g gemmArgs, scratchAt int64) error {
 // libraryProduct multiplies by cuBLASLt; done is false where it does not take
 // the operands. It computes the rows of the whole bucket: those beyond the
 // batch are read by nobody. Activations are our own kernel, because the
-// library's GELU is the approximation by tanh.
+// library's GELU is the approximation by tanh. A frozen matrix of another type
+// than its operands is widened before, if it is not too large.
 func (x *executable) libraryProduct(p product, g gemmArgs) (done bool, err error) {
 	m := x.count(g.m)
 	if g.mcap > 0 {
@@ -122,30 +136,44 @@ func (x *executable) libraryProduct(p product, g gemmArgs) (done bool, err error
 	if x.blas == nil || m <= 0 {
 		return false, nil
 	}
-	half := x.weights[p.w].half
+	w, s := x.p.Weight(p.w), x.weights[p.w]
+	half, elems := x.e.opt.Precision == "bf16" && s.as != storeF32, int64(w.In)*int64(w.Out)
+	wide := s.as == storeInt8 || s.as == storeBF16 && !half
+	if wide && elems > wideElems {
+		return false, nil
+	}
 	out, after := p.y, p.act != graph.ActNone || p.pre.p != 0
 	if p.pre.p != 0 {
 		out = p.pre
 	}
-	s := blasSpec{m: int(g.n), n: m, k: int(g.k), transA: g.tb == 1, lda: int(g.ldb), ldb: int(g.lda), ldd: int(out.ld), ldc: int(out.ld),
+	spec := blasSpec{m: int(g.n), n: m, k: int(g.k), transA: g.tb == 1, lda: int(g.ldb), ldb: int(g.lda), ldd: int(out.ld), ldc: int(out.ld),
 		half: half, tf32: x.e.opt.Precision != "f32", bias: g.bias != 0}
-	a, c := p.a.p, ptr(out.p)
+	a, b, c, at := p.a.p, g.b, out.p, p.scratchAt
 	if !after && p.c.p != 0 {
-		s.beta, s.ldc, c = true, int(p.c.ld), p.c.p
+		spec.beta, spec.ldc, c = true, int(p.c.ld), p.c.p
+	}
+	if wide {
+		b = x.shared(at, 4*elems)
+		at += (4*elems + 255) &^ 255
 	}
 	if half {
-		a, s.ldb = x.shared(p.scratchAt, 2*int64(m)*int64(g.k)), int(g.k)
+		a, spec.ldb = x.shared(at, 2*int64(m)*int64(g.k)), int(g.k)
 	}
 	if x.pass != enqueue {
 		return true, nil // the scratch of our own kernels is not needed
 	}
-	s.align = alignment(g.b, a, c, out.p)
-	if s.align < 16 || s.strideBytes()%16 != 0 {
+	spec.align = alignment(b, a, c, out.p)
+	if spec.align < 16 || spec.strideBytes()%16 != 0 {
 		return false, nil
 	}
-	plan, err := x.blas.plan(s, g.bias)
+	plan, err := x.blas.plan(spec, g.bias)
 	if err != nil {
 		return false, nil // no algorithm: our own kernels take any operands
+	}
+	if wide {
+		if err := x.emit("widen", flat(elems), 256, 0, s.p, elems, w.StoredCols(), int(bit(w.Transposed)), s.scales, int(bit(half)), b); err != nil {
+			return true, err
+		}
 	}
 	if half {
 		in := p.a
@@ -156,7 +184,7 @@ func (x *executable) libraryProduct(p product, g gemmArgs) (done bool, err error
 			return true, err
 		}
 	}
-	if err := x.blas.multiply(plan, x.stream, g.b, a, c, out.p, g.bias); err != nil {
+	if err := x.blas.multiply(plan, x.stream, b, a, c, out.p, g.bias); err != nil {
 		return true, err
 	}
 	if !after {

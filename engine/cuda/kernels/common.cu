@@ -35,7 +35,10 @@ struct Mat {
   int ld, rows, cols, add;  // add: a parameter's gradient, to which results are added
 };
 
-struct bf16 { u16 x; };  // storage only: all arithmetic is in float
+// Storage only: all arithmetic is in float. An i8 is multiplied by its output
+// channel's scale.
+struct bf16 { u16 x; };
+struct i8 { signed char x; };
 
 DEVICE int count(const Head *h, int code) {
   return code >= 0 ? code : code == -1 ? h->t : code == -2 ? h->s : h->r;
@@ -43,6 +46,7 @@ DEVICE int count(const Head *h, int code) {
 
 DEVICE float load(const float *p, i64 i) { return p[i]; }
 DEVICE float load(const bf16 *p, i64 i) { return __uint_as_float((u32)p[i].x << 16); }
+DEVICE float load(const i8 *p, i64 i) { return (float)p[i].x; }
 
 // to_bf16 rounds to nearest, ties to even; a NaN stays one.
 DEVICE u32 to_bf16(float v) {

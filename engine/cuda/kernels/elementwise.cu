@@ -196,29 +196,86 @@ KERNEL row_outer_grad(const Head *h, Mat u, Mat v, Mat dy, Mat du, Mat dv) {
   }
 }
 
-// col_norm: y[j] = sqrt(Σ_i (W[i, j] + alpha·Σ_k a[i, k] b[k, j])²), 32 columns
-// to a block as in col_sum. W's element (i, j) is at i·si + j·sj.
-template <class W> DEVICE void col_norm_of(const W *w, i64 si, i64 sj, const Mat &a, const Mat &b, float alpha, const Mat &y) {
+// ColNorm is a norm of columns of W + alpha·op(a) op(b); W's element (i, j) is at
+// i·si + j·sj, scale is that of int8 columns or null.
+struct ColNormArgs {
+  const void *w;
+  const float *scale;
+  i64 si, sj;
+  Mat a, b, y;
+  float alpha;
+  int rows, ta, tb, inverse, unused;
+};
+
+// col_norm: y[j] = sqrt(Σ_i (W[i, j] + alpha·Σ_k a[i, k] b[k, j])²) or one over
+// it, 32 columns to a block as in col_sum.
+template <class W> DEVICE void col_norm_of(const ColNormArgs &c) {
   __shared__ double part[8][33];
-  int lane = threadIdx.x & 31, k8 = threadIdx.x >> 5, j = blockIdx.x * 32 + lane;
+  const W *w = (const W *)c.w;
+  int lane = threadIdx.x & 31, k8 = threadIdx.x >> 5, j = blockIdx.x * 32 + lane, inner = c.ta ? c.a.rows : c.a.cols;
   double total = 0;
-  if (j < y.cols) {
-    for (int i = k8; i < a.rows; i += 8) {
+  if (j < c.y.cols) {
+    float scale = c.scale ? c.scale[j] : 1.f;
+    for (int i = k8; i < c.rows; i += 8) {
       float s = 0;
-      for (int k = 0; k < a.cols; k++) s += at(a, i, k) * at(b, k, j);
-      s = load(w, i * si + j * sj) + alpha * s;
+      for (int k = 0; k < inner; k++) s += (c.ta ? at(c.a, k, i) : at(c.a, i, k)) * (c.tb ? at(c.b, j, k) : at(c.b, k, j));
+      s = scale * load(w, i * c.si + j * c.sj) + c.alpha * s;
       total += (double)s * s;
     }
   }
   part[k8][lane] = total;
   __syncthreads();
-  if (k8 == 0 && j < y.cols) {
+  if (k8 == 0 && j < c.y.cols) {
     for (int k = 1; k < 8; k++) total += part[k][lane];
-    y.p[j] = (float)sqrt(total);
+    total = sqrt(total);
+    c.y.p[j] = (float)(c.inverse ? 1 / total : total);
   }
 }
-KERNEL col_norm_f32(const float *w, i64 si, i64 sj, Mat a, Mat b, float alpha, Mat y) { col_norm_of(w, si, sj, a, b, alpha, y); }
-KERNEL col_norm_bf16(const bf16 *w, i64 si, i64 sj, Mat a, Mat b, float alpha, Mat y) { col_norm_of(w, si, sj, a, b, alpha, y); }
+KERNEL col_norm_f32(ColNormArgs c) { col_norm_of<float>(c); }
+KERNEL col_norm_bf16(ColNormArgs c) { col_norm_of<bf16>(c); }
+KERNEL col_norm_int8(ColNormArgs c) { col_norm_of<i8>(c); }
+
+// int8_scales: scale = max|x|/127 of every row of a piece of rows, a block each,
+// or of every column, the maximum with what is there: a column has many pieces.
+KERNEL int8_scales(const float *x, int rows, int cols, int by_row, float *scale) {
+  __shared__ float sh[32];
+  float most = 0;
+  if (by_row) {
+    for (int j = threadIdx.x; j < cols; j += blockDim.x) most = fmaxf(most, fabsf(x[(i64)blockIdx.x * cols + j]));
+    most = block_all(most, sh, true);
+    if (threadIdx.x == 0) scale[blockIdx.x] = most / 127.f;
+    return;
+  }
+  int j = blockIdx.x * blockDim.x + threadIdx.x;
+  if (j >= cols) return;
+  for (int i = 0; i < rows; i++) most = fmaxf(most, fabsf(x[(i64)i * cols + j]));
+  scale[j] = fmaxf(scale[j], most / 127.f);
+}
+
+// int8_round: y = x/scale to the nearest integer, ties to even.
+KERNEL int8_round(const float *x, int rows, int cols, int by_row, const float *scale, i8 *y) {
+  i64 n = (i64)rows * cols;
+  for (i64 e = (i64)blockIdx.x * blockDim.x + threadIdx.x; e < n; e += (i64)gridDim.x * blockDim.x) {
+    i64 i, j;
+    split_index(e, n, cols, i, j);
+    float s = scale[by_row ? i : j];
+    y[e].x = s > 0.f ? (signed char)rint((double)x[e] / (double)s) : (signed char)0;
+  }
+}
+
+// widen: a frozen matrix of bf16 (scale null) or int8 as float32, or as bf16.
+KERNEL widen(const void *w, i64 n, int cols, int by_row, const float *scale, int half, void *y) {
+  for (i64 e = (i64)blockIdx.x * blockDim.x + threadIdx.x; e < n; e += (i64)gridDim.x * blockDim.x) {
+    i64 i, j;
+    split_index(e, n, cols, i, j);
+    float v = scale ? load((const i8 *)w, e) * scale[by_row ? i : j] : load((const bf16 *)w, e);
+    if (half) {
+      ((bf16 *)y)[e].x = (u16)to_bf16(v);
+    } else {
+      ((float *)y)[e] = v;
+    }
+  }
+}
 
 KERNEL cast_bf16(const float *x, bf16 *y, i64 n) {
   for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) y[i].x = (u16)to_bf16(x[i]);

@@ -9,6 +9,9 @@ struct Gemm {
   float *y, *pre;     // pre receives the value before the activation
   const float *bias;
   float *partial;     // (splits, m, n) sums when splits > 1
+  // Scales of a frozen int8 matrix b, by column (y = a W) or by row (dx = dy Wᵀ),
+  // the other null: they multiply the result, or a. b itself stays exact.
+  const float *by_col, *by_row;
   int lda, ldb, ldc, ldy, ldpre;
   int m, n, k;        // rows codes of op(a) (m, k), op(b) (k, n)
   int m0, mcap;       // with mcap > 0, the rows [m0, m0+mcap) of m; pointers are at row m0
@@ -26,6 +29,7 @@ DEVICE int gemm_rows(const Head *h, const Gemm &g) {
 
 DEVICE void gemm_store(const Gemm &g, int i, int j, float v) {
   v *= g.alpha;
+  if (g.by_col) v *= g.by_col[j];
   if (g.bias) v += g.bias[j];
   if (g.pre) g.pre[(i64)i * g.ldpre + j] = v;
   v = activate_one(g.act, v);
@@ -63,9 +67,9 @@ KERNEL gemm_reduce(const Head *h, Gemm g) {
 }
 
 // float32: 64x64 tiles, 256 threads of 4x4.
-KERNEL gemm_f32(const Head *h, Gemm g) {
+template <class B> DEVICE void gemm_f32_of(const Head *h, const Gemm &g) {
   __shared__ float as[16][68], bs[16][68];
-  const float *b = (const float *)g.b;
+  const B *b = (const B *)g.b;
   int m = gemm_rows(h, g), n = count(h, g.n), k = count(h, g.k), lo, hi, tid = threadIdx.x;
   int i0 = blockIdx.x * 64, j0 = blockIdx.y * 64, tx = tid % 16, ty = tid / 16;
   if (i0 >= m || j0 >= n) return;
@@ -77,6 +81,7 @@ KERNEL gemm_f32(const Head *h, Gemm g) {
       int e = tid + q * 256, kk = g.ta ? e / 64 : e % 16, i = g.ta ? e % 64 : e / 16;
       float v = 0;
       if (i0 + i < m && k0 + kk < hi) v = g.a[g.ta ? (i64)(k0 + kk) * g.lda + i0 + i : (i64)(i0 + i) * g.lda + k0 + kk];
+      if (sizeof(B) == 1 && g.by_row && k0 + kk < hi) v *= g.by_row[k0 + kk];
       as[kk][i] = v;
       int kb = g.tb ? e % 16 : e / 64, j = g.tb ? e / 16 : e % 64;
       v = 0;
@@ -102,6 +107,9 @@ KERNEL gemm_f32(const Head *h, Gemm g) {
     for (int q = 0; q < 4; q++)
       if (i0 + ty * 4 + p < m && j0 + tx * 4 + q < n) gemm_put(g, m, n, i0 + ty * 4 + p, j0 + tx * 4 + q, acc[p][q]);
 }
+KERNEL gemm_f32(const Head *h, Gemm g) { gemm_f32_of<float>(h, g); }
+KERNEL gemm_f32_bf16(const Head *h, Gemm g) { gemm_f32_of<bf16>(h, g); }
+KERNEL gemm_f32_int8(const Head *h, Gemm g) { gemm_f32_of<i8>(h, g); }
 
 // Tensor cores. A fragment register is a word: two bf16 (mma.m16n8k16) or one
 // TF32 number (mma.m16n8k8). Either way an instruction takes 8 words along k,
@@ -133,6 +141,14 @@ template <bool HALF, class E> DEVICE u32 word(const E *p, i64 s, int k, int end)
   return low | high << 16;
 }
 
+// scaled_word is word with element k times scale[k].
+template <bool HALF> DEVICE u32 scaled_word(const float *p, i64 s, int k, int end, const float *scale) {
+  float low = k < end ? p[k * s] * scale[k] : 0.f;
+  if (!HALF) return to_tf32(low);
+  float high = k + 1 < end ? p[(k + 1) * s] * scale[k + 1] : 0.f;
+  return to_bf16(low) | to_bf16(high) << 16;
+}
+
 // gemm_tc: BM x BN tiles, 16 words of k at a time, warps of WM x WN. The next
 // tile is fetched into registers while the last one is multiplied. Rows of 20
 // words keep the lanes of a fragment in different banks.
@@ -152,7 +168,13 @@ template <bool HALF, class B, int BM, int BN, int WM, int WN> DEVICE void gemm_t
 #pragma unroll
     for (int q = 0; q < QA; q++) {
       int e = tid + q * THREADS, w = g.ta ? e / BM : e % 16, i = i0 + (g.ta ? e % BM : e / 16), kk = k0 + w * (HALF ? 2 : 1);
-      ra[q] = i < m ? word<HALF>(g.ta ? g.a + i : g.a + (i64)i * g.lda, g.ta ? (i64)g.lda : 1, kk, hi) : 0u;
+      const float *p = g.ta ? g.a + i : g.a + (i64)i * g.lda;
+      i64 stride = g.ta ? g.lda : 1;
+      if (sizeof(B) == 1 && g.by_row) {
+        ra[q] = i < m ? scaled_word<HALF>(p, stride, kk, hi, g.by_row) : 0u;
+      } else {
+        ra[q] = i < m ? word<HALF>(p, stride, kk, hi) : 0u;
+      }
     }
 #pragma unroll
     for (int q = 0; q < QB; q++) {
@@ -214,4 +236,7 @@ template <bool HALF, class B, int BM, int BN, int WM, int WN> DEVICE void gemm_t
 KERNEL gemm_tf32(const Head *h, Gemm g) { gemm_tc<false, float, 128, 128, 64, 32>(h, g); }
 KERNEL gemm_tf32_narrow(const Head *h, Gemm g) { gemm_tc<false, float, 128, 32, 32, 32>(h, g); }
 KERNEL gemm_bf16(const Head *h, Gemm g) { gemm_tc<true, bf16, 128, 128, 64, 32>(h, g); }
+KERNEL gemm_tf32_bf16(const Head *h, Gemm g) { gemm_tc<false, bf16, 128, 128, 64, 32>(h, g); }
+KERNEL gemm_tf32_int8(const Head *h, Gemm g) { gemm_tc<false, i8, 128, 128, 64, 32>(h, g); }
+KERNEL gemm_bf16_int8(const Head *h, Gemm g) { gemm_tc<true, i8, 128, 128, 64, 32>(h, g); }
 KERNEL gemm_bf16_narrow(const Head *h, Gemm g) { gemm_tc<true, bf16, 128, 32, 32, 32>(h, g); }
