@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +27,7 @@ type stepOptions struct {
 	arch, method, rank, precision, baseDType string
 	terms                                    int
 	batch, batches, seq, threads             int
+	checkpoint                               int
 	dropout                                  float64
 	layers                                   string
 	worker                                   bool
@@ -41,22 +44,29 @@ func newBenchStep(a *app) *cobra.Command {
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBenchStep(cmd.Context(), a, o) },
 	}
-	enumFlag(c, &o.arch, "arch", "model shape", synthetic.Architectures()...)
-	enumFlag(c, &o.method, "method", "adapter on query and value, or frozen for the forward pass alone", "lora", "lsr", "frozen")
-	enumFlag(c, &o.precision, "precision", "of products with frozen weights", "f32", "bf16")
-	enumFlag(c, &o.baseDType, "base-dtype", "how frozen matrices are held", "auto", "f32", "bf16", "int8")
+	o.addModel(c)
+	enumFlag(c, &o.method, "method", "adapter on query and value; none for the step without them, frozen for the forward pass alone", "lora", "lsr", "none", "frozen")
 	f := c.Flags()
 	f.StringVar(&o.rank, "rank", "", "rank (lora 8, lsr 2x2)")
 	f.IntVar(&o.terms, "terms", 0, "terms (lsr 16)")
+	f.BoolVar(&o.worker, "worker", false, "run one round for every line on stdin, as bench/peers/compare asks")
+	f.BoolVar(&o.profile, "profile", false, "print the time of each operation")
+	return c
+}
+
+// addModel adds the flags that say what a step is, but for its adapter.
+func (o *stepOptions) addModel(c *cobra.Command) {
+	enumFlag(c, &o.arch, "arch", "model shape", synthetic.Architectures()...)
+	enumFlag(c, &o.precision, "precision", "of products with frozen weights", "f32", "bf16")
+	enumFlag(c, &o.baseDType, "base-dtype", "how frozen matrices are held", "auto", "f32", "bf16", "int8")
+	f := c.Flags()
 	f.IntVar(&o.batch, "batch", 32, "sequences of a batch")
 	f.IntVar(&o.batches, "batches", 1, "batches of a round")
 	f.IntVar(&o.seq, "seq", 256, "sequence length of language models")
 	f.IntVar(&o.threads, "threads", 0, "threads (default: all)")
 	f.Float64Var(&o.dropout, "dropout", 0.1, "dropout everywhere the model has it, and on the adapters' input")
 	f.StringVar(&o.layers, "layers", "", "adapt only these layers")
-	f.BoolVar(&o.worker, "worker", false, "run one round for every line on stdin, as bench/peers/compare asks")
-	f.BoolVar(&o.profile, "profile", false, "print the time of each operation")
-	return c
+	f.IntVar(&o.checkpoint, "checkpoint-layers", 0, "compute the activations of groups of so many layers again in the backward pass")
 }
 
 // stepBench is a compiled synthetic training step.
@@ -64,6 +74,7 @@ type stepBench struct {
 	exe     graph.Executable
 	batches []*graph.Batch
 	tokens  int
+	params  int
 	train   bool
 	steps   int
 }
@@ -86,32 +97,75 @@ func (s *stepBench) round(ctx context.Context) (float64, error) {
 	return float64(s.tokens) / time.Since(start).Seconds(), nil
 }
 
-func newStepBench(o *stepOptions) (_ *stepBench, err error) {
+// stepModel is the synthetic model that steps run on. Steps of one model share
+// its packed weights.
+type stepModel struct {
+	*model.Model
+	dir    string
+	ck     *formats.Checkpoint
+	engine graph.Engine
+	lm     bool // its task is the next token
+}
+
+func openStepModel(o *stepOptions) (*stepModel, error) {
 	dir, err := os.MkdirTemp("", "lsrsurgeon-bench-")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	if err := synthetic.Write(dir, o.arch); err != nil {
+	s := &stepModel{dir: dir, lm: o.arch == "gpt2" || o.arch == "llama-1b"}
+	if err := s.open(o); err != nil {
+		s.close()
 		return nil, err
 	}
-	ck, err := formats.Open(dir)
+	return s, nil
+}
+
+// close removes the checkpoint. Steps stay usable: their weights come from
+// synthetic.Weights.
+func (s *stepModel) close() {
+	if s.ck != nil {
+		s.ck.Close()
+	}
+	os.RemoveAll(s.dir)
+}
+
+func (s *stepModel) open(o *stepOptions) (err error) {
+	if err := synthetic.Write(s.dir, o.arch); err != nil {
+		return err
+	}
+	base := o.baseDType
+	if base == "auto" {
+		base = ""
+	}
+	if s.engine, err = cpu.New(cpu.Options{Threads: threads(o.threads), Precision: o.precision, BaseDType: base}); err != nil {
+		return usagef("%v", err)
+	}
+	if s.ck, err = formats.Open(s.dir); err != nil {
+		return err
+	}
+	s.Model, err = model.Open(s.ck)
+	return err
+}
+
+// newStepBench compiles one step on a model of its own.
+func newStepBench(o *stepOptions) (*stepBench, error) {
+	m, err := openStepModel(o)
 	if err != nil {
 		return nil, err
 	}
-	defer ck.Close() // the weights come from synthetic.Weights
-	m, err := model.Open(ck)
-	if err != nil {
-		return nil, err
-	}
-	lm := o.arch == "gpt2" || o.arch == "llama-1b"
+	defer m.close()
+	return m.step(o)
+}
+
+// step compiles one step.
+func (m *stepModel) step(o *stepOptions) (_ *stepBench, err error) {
 	s := &stepBench{train: o.method != "frozen"}
 	b := model.BuildOptions{Task: model.TaskClassification, NumLabels: 2, Train: s.train, HiddenDropout: &o.dropout, AttentionDropout: &o.dropout}
-	if lm {
+	if m.lm {
 		b.Task, b.Loss = model.TaskLM, true
 	}
 	if s.train {
-		if b.Adapter, err = benchAdapter(m, o, lm); err != nil {
+		if b.Adapter, err = benchAdapter(m.Model, o, m.lm); err != nil {
 			return nil, err
 		}
 	}
@@ -120,18 +174,11 @@ func newStepBench(o *stepOptions) (_ *stepBench, err error) {
 		return nil, err
 	}
 	if s.train {
-		if err := graph.Differentiate(built.Program); err != nil {
+		if err := graph.DifferentiateWith(built.Program, graph.DiffOptions{CheckpointLayers: o.checkpoint}); err != nil {
 			return nil, err
 		}
 	}
-	if o.baseDType == "auto" {
-		o.baseDType = ""
-	}
-	e, err := cpu.New(cpu.Options{Threads: threads(o.threads), Precision: o.precision, BaseDType: o.baseDType})
-	if err != nil {
-		return nil, err
-	}
-	if err := s.makeBatches(o, m.Config().VocabSize, lm); err != nil {
+	if err := s.makeBatches(o, m.Config().VocabSize, m.lm); err != nil {
 		return nil, err
 	}
 	var d graph.Dims
@@ -139,29 +186,40 @@ func newStepBench(o *stepOptions) (_ *stepBench, err error) {
 		y := x.Dims()
 		d = graph.Dims{T: max(d.T, y.T), S: max(d.S, y.S), R: max(d.R, y.R), MaxLen: max(d.MaxLen, y.MaxLen)}
 	}
-	if s.exe, err = e.Compile(built.Program, synthetic.Weights{}, d); err != nil {
+	if s.exe, err = m.engine.Compile(built.Program, synthetic.Weights{}, d); err != nil {
 		return nil, err
 	}
+	s.params = built.Program.ParamSize
 	return s, s.exe.SetParams(built.Params)
 }
 
+// benchAdapter is the adapter of a step. That of method none is one of rank 1
+// in the lowest adapted layer: gradients flow through every frozen layer as
+// they do for the others.
 func benchAdapter(m *model.Model, o *stepOptions, lm bool) (*adapter.Adapter, error) {
-	set, err := adapter.Defaults(o.method, adapter.InitZero)
+	method, rank, drop, layers := o.method, o.rank, o.dropout, o.layers
+	if method == "none" {
+		method, rank, drop = adapter.MethodLoRA, "1", 0
+		first, _, _ := strings.Cut(layers, ",")
+		first, _, _ = strings.Cut(first, "-")
+		layers = cmp.Or(first, "0")
+	}
+	set, err := adapter.Defaults(method, adapter.InitZero)
 	if err != nil {
 		return nil, err
 	}
-	if o.rank != "" {
-		if set.Rank, err = adapter.ParseRank(o.rank); err != nil {
+	if rank != "" {
+		if set.Rank, err = adapter.ParseRank(rank); err != nil {
 			return nil, usagef("--rank: %v", err)
 		}
 	}
 	if o.terms > 0 {
 		set.Terms = o.terms
 	}
-	set.Dropout = o.dropout
+	set.Dropout = drop
 	c := adapter.Config{Settings: set, Targets: defaultTargets(m.Sites())}
-	if o.layers != "" {
-		if c.Targets.Layers, err = adapter.ParseLayers(o.layers); err != nil {
+	if layers != "" {
+		if c.Targets.Layers, err = adapter.ParseLayers(layers); err != nil {
 			return nil, usagef("--layers: %v", err)
 		}
 	}

@@ -19,3 +19,12 @@ func peakRSS() float64 {
 	}
 	return kib / 1024
 }
+
+// cpuSeconds is the processor time of the process so far.
+func cpuSeconds() float64 {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}
