@@ -5,13 +5,12 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 )
 
 type convertOptions struct {
 	graphFlags
 	ggufFlags
+	lsrFlags
 	out, to, base, prefix string
 	set                   map[string]bool // flags that the user gave
 }
@@ -28,9 +27,13 @@ type convertTarget struct {
 // convertTargets lists the forms in the order of the help text.
 func convertTargets() []convertTarget {
 	return []convertTarget{
-		{name: "peft-lora", help: "PEFT's LoRA", run: runConvertPEFT},
-		{name: "peft-lokr", help: "PEFT's LoKr", run: runConvertPEFT},
-		{name: "gguf", help: "llama.cpp's file of a model or a LoRA", flags: addGGUFFlags, run: runConvertGGUF},
+		{name: "peft-lora", help: "PEFT's LoRA, or DoRA for the kinds that rescale", run: runConvertPEFT},
+		{name: "peft-lokr", help: "PEFT's LoKr: one Kronecker product", run: runConvertPEFT},
+		{name: "peft-gralora", help: "PEFT's GraLoRA", run: runConvertPEFT},
+		{name: "lsr", help: "an LSR adapter fitted to one of another kind", flags: addLSRFlags, run: runConvertLSR},
+		{name: "kohya", help: "a file of kohya and LyCORIS: LoRA, or LoKr for krona", run: runConvertKohya},
+		{name: "mlx", help: "the directory of an MLX adapter", run: runConvertMLX},
+		{name: "gguf", help: "llama.cpp's file of a model, or of an adapter", flags: addGGUFFlags, run: runConvertGGUF},
 		{name: "onnx", help: "an ONNX graph with the adapter in it", flags: addConvertONNX, run: runConvertONNX},
 		{name: "onnx-adapter", help: "values for the graph's optional inputs, as ONNX Runtime loads them", run: runConvertONNXAdapter},
 	}
@@ -51,11 +54,16 @@ func newConvert(a *app) *cobra.Command {
 		Long: `Writes an adapter or a model in the form of another tool:
 
 ` + list.String() + `
-An LSR adapter is the LoRA of rank r1*r2 that it equals, without any
-approximation; with one term it is also a LoKr, which is much smaller. The scale
-means the same in all.`,
+Adapters are read in this program's form, PEFT's (LoRA, DoRA, LoKr, GraLoRA),
+MLX's, llama.cpp's, and in that of kohya and LyCORIS (LoRA, LoKr). An LSR adapter
+is the LoRA of rank r1*r2 that it equals, up to one rounding to float32; with one
+term it is also a LoKr, which is much smaller. A scale that the other form has no
+place for goes into the tensors, so that the adapter means the same there. What
+became of each tensor is printed with --verbose and --json.`,
 		Example: `  lsrsurgeon convert run -o peft-adapter --to peft-lora
   lsrsurgeon convert run -o peft-adapter --to peft-lokr
+  lsrsurgeon convert lora.safetensors --model MODEL -o lsr-adapter --to lsr --rank 4x4 --terms 8
+  lsrsurgeon convert run -o lora.gguf --to gguf --dtype f16
   lsrsurgeon convert merged -o model.gguf --to gguf --dtype q8_0`,
 		Args: exactArgs("ADAPTER|MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -72,7 +80,7 @@ means the same in all.`,
 	f.StringVarP(&o.out, "output", "o", "", "directory or file to write")
 	enumFlag(c, &o.to, "to", "form", names...)
 	f.StringVar(&o.base, "model", "", "base model (default: the one that the adapter names)")
-	f.StringVar(&o.prefix, "prefix", "", "put this before module paths (default: what transformers' class with a head has and the checkpoint lacks, as bert.)")
+	f.StringVar(&o.prefix, "prefix", "", "put this before module paths, for kohya before flattened ones (default: what transformers' class with a head has and the checkpoint lacks, as bert.; for kohya lycoris_)")
 	for _, t := range targets {
 		if t.flags != nil {
 			t.flags(c, o)
@@ -81,48 +89,4 @@ means the same in all.`,
 	must(c.MarkFlagRequired("output"))
 	must(c.MarkFlagRequired("to"))
 	return c
-}
-
-// openForConvert opens an adapter with its base.
-func openForConvert(a *app, path string, o *convertOptions) (*session, error) {
-	s, err := openSession(a, path, o.base)
-	if err != nil {
-		return nil, err
-	}
-	if s.adapter == nil {
-		s.close()
-		return nil, usagef("%s is a model; --to %s takes an adapter", path, o.to)
-	}
-	return s, nil
-}
-
-func runConvertPEFT(a *app, path string, o *convertOptions) error {
-	s, err := openForConvert(a, path, o)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if err := a.checkOutputs(path, o.out); err != nil {
-		return err
-	}
-	e := adapter.ExportOptions{Form: adapter.FormLoRA, Replace: a.force, Prefix: o.prefix}
-	if o.to == "peft-lokr" {
-		e.Form = adapter.FormLoKr
-	}
-	if e.Prefix == "" && (len(s.adapter.Head) > 0 || s.adapter.TaskType == "CAUSAL_LM") {
-		e.Prefix = s.model.MissingPrefix()
-	}
-	of, err := sumSource(a.cmd.Context(), "adapter", path)
-	if err != nil {
-		return err
-	}
-	e.Finish = a.finish(s.ck.Dir(), of)
-	if err := adapter.ExportPEFT(s.adapter, o.out, e); err != nil {
-		return err
-	}
-	if a.json {
-		return a.printJSON(map[string]any{"schema": schemaVersion, "output": o.out, "form": o.to, "exact": true, "modules": len(s.adapter.Modules), "prefix": e.Prefix})
-	}
-	fmt.Fprintf(a.out, "%s: %s of %d modules, exact\n", o.out, o.to, len(s.adapter.Modules))
-	return nil
 }

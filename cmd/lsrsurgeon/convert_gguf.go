@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
@@ -21,13 +20,16 @@ type ggufFlags struct {
 }
 
 func addGGUFFlags(c *cobra.Command, o *convertOptions) {
-	enumFlag(c, &o.dtype, "dtype", "dtype of matrices: keep is the one that most of them have, q8_0 is for gguf models", "keep", "f32", "f16", "bf16", "q8_0")
+	enumFlag(c, &o.dtype, "dtype", "dtype of matrices: keep is the one that most of a model have, and f32 for adapters; q8_0 is of gguf", "keep", "f32", "f16", "bf16", "q8_0")
 	c.Flags().StringVar(&o.preTokenizer, "pre-tokenizer", "", "gguf: llama.cpp's name of the rule that cuts text, where the tokenizer's is none that is known")
 	c.Flags().BoolVar(&o.noTokenizer, "no-tokenizer", false, "gguf: leave the tokenizer out")
 }
 
 // runConvertGGUF writes a model as a GGUF model, an adapter as a GGUF adapter.
 func runConvertGGUF(a *app, path string, o *convertOptions) error {
+	if convert.Detect(path) != "" {
+		return runConvertGGUFAdapter(a, path, o)
+	}
 	s, err := openSession(a, path, o.base)
 	if err != nil {
 		return err
@@ -41,7 +43,7 @@ func runConvertGGUF(a *app, path string, o *convertOptions) error {
 		return err
 	}
 	bar := a.progress("convert")
-	rep, err := convert.WriteGGUF(context.Background(), s.model, o.out, convert.GGUFOptions{
+	rep, err := convert.WriteGGUF(a.cmd.Context(), s.model, o.out, convert.GGUFOptions{
 		Type: t, PreTokenizer: o.preTokenizer, NoTokenizer: o.noTokenizer,
 		Progress: func(done, total int64) { bar.update(done, total, bytesText(total)) },
 	})
@@ -52,17 +54,36 @@ func runConvertGGUF(a *app, path string, o *convertOptions) error {
 	return printConverted(a, o, "model", rep)
 }
 
+func runConvertGGUFAdapter(a *app, path string, o *convertOptions) error {
+	s, err := openForConvert(a, path, o)
+	if err == nil {
+		defer s.close()
+		err = s.requireBase(path)
+	}
+	if err == nil {
+		err = a.checkOutputs(path, o.out)
+	}
+	if err != nil {
+		return err
+	}
+	t, ok := ggufTypes[o.dtype]
+	if !ok { // adapters are held in float32
+		t = gguf.F32
+	}
+	rep, err := convert.WriteGGUFAdapter(s.adapter, s.model, o.out, t)
+	if err != nil {
+		return err
+	}
+	return printConverted(a, o, "adapter", rep)
+}
+
+// ggufTypes are the types of --dtype but for keep.
+var ggufTypes = map[string]gguf.Type{"f32": gguf.F32, "f16": gguf.F16, "bf16": gguf.BF16, "q8_0": gguf.Q8_0}
+
 // ggufType is the type of --dtype; keep is the dtype with the most bytes.
 func ggufType(m *model.Model, dtype string) (gguf.Type, error) {
-	switch dtype {
-	case "f32":
-		return gguf.F32, nil
-	case "f16":
-		return gguf.F16, nil
-	case "bf16":
-		return gguf.BF16, nil
-	case "q8_0":
-		return gguf.Q8_0, nil
+	if t, ok := ggufTypes[dtype]; ok {
+		return t, nil
 	}
 	n := map[tensor.DType]int64{}
 	best := tensor.F32

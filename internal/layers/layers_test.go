@@ -37,8 +37,10 @@ var allowed = map[string]string{
 	"adapter":                    "kron graph formats formats/safetensors tensor internal/atomicfile internal/suggest internal/kernel graph/philox manifest",
 	"engine/cpu":                 "graph kron internal/kernel tensor",
 	"engine/cuda":                "graph",
+	"engine/cuda/standin":        "",
+	"bench/cuda/standin":         "engine/cuda/standin",
 	"model":                      "adapter graph formats tensor internal/suggest formats/onnx",
-	"onnxmodel":                  "adapter graph kron formats formats/onnx tensor internal/atomicfile",
+	"onnxmodel":                  "adapter graph kron model formats formats/onnx tensor internal/atomicfile",
 	"merge":                      "adapter manifest formats formats/safetensors internal/atomicfile internal/kernel tensor formats/onnx",
 	"decompose":                  "adapter kron formats internal/kernel tensor internal/atomicfile",
 	"train":                      "model adapter task graph formats tensor internal/atomicfile text",
@@ -46,7 +48,7 @@ var allowed = map[string]string{
 	"bench/peers":                "",
 	"formats/onnx":               "tensor",
 	"formats/gguf":               "tensor",
-	"convert":                    "adapter formats formats/gguf formats/safetensors graph internal/atomicfile model tensor text",
+	"convert":                    "adapter formats formats/gguf formats/safetensors graph internal/atomicfile internal/suggest model tensor text",
 	"cmd/lsrsurgeon":             "*",
 }
 

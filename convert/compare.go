@@ -1,0 +1,106 @@
+package convert
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+)
+
+// Compare reports, for every module of an adapter, how far the update of the
+// module in its place in got is from it, and for every tensor of the head whether
+// it is the same. Both list their modules in the same order; paths in got may
+// have a prefix.
+//
+// Updates are compared by their factors where these have the same shapes, else
+// element by element; MaxError and Relative are of what was compared.
+func Compare(want, got *adapter.Adapter) (*Report, error) {
+	if len(want.Modules) != len(got.Modules) || len(want.Head) != len(got.Head) {
+		return nil, fmt.Errorf("%s: %d modules and %d tensors of a head, written were %d and %d", got.Dir, len(got.Modules), len(got.Head), len(want.Modules), len(want.Head))
+	}
+	rep := &Report{}
+	for i := range want.Modules {
+		w, g := &want.Modules[i], &got.Modules[i]
+		if !strings.HasSuffix(g.Module, w.Module) && !strings.HasSuffix(w.Module, g.Module) || w.In != g.In || w.Out != g.Out {
+			return nil, fmt.Errorf("%s: module %s (%d, %d) stands for %s (%d, %d)", got.Dir, g.Module, g.In, g.Out, w.Module, w.In, w.Out)
+		}
+		d, err := moduleDeviation(w, g)
+		if err != nil {
+			return nil, err
+		}
+		rep.Tensors = append(rep.Tensors, d.report(g.Module, w.Module, "F32"))
+	}
+	for i := range want.Head {
+		w, g := &want.Head[i], &got.Head[i]
+		var d deviation
+		if !slices.Equal(w.Shape, g.Shape) {
+			return nil, fmt.Errorf("%s: head tensor %s is %v, was %v", got.Dir, g.Name, g.Shape, w.Shape)
+		}
+		if err := d.all(w.Data, g.Data); err != nil {
+			return nil, err
+		}
+		rep.Tensors = append(rep.Tensors, d.report(g.Name, w.Name, "F32"))
+	}
+	return rep, nil
+}
+
+// update is a module's ΔW, and what DoRA rescales by, or nil.
+func update(m *adapter.Module) (*adapter.Delta, []float64, error) {
+	k, err := adapter.Lookup(m.Method)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r, ok := k.(adapter.Rescaler); ok {
+		return r.Rescaled(m.Site, m.Settings, m.Tensors)
+	}
+	d, err := k.Delta(m.Site, m.Settings, m.Tensors)
+	if errors.Is(err, adapter.ErrNoDelta) {
+		err = &formats.Error{Tensor: m.Module, Reason: m.Method + " is no update of a weight, and no other form holds it", Hint: "use it in this program", Err: formats.ErrUnsupported}
+	}
+	return d, nil, err
+}
+
+func moduleDeviation(w, g *adapter.Module) (deviation, error) {
+	var d deviation
+	x, mx, err := update(w)
+	if err != nil {
+		return d, err
+	}
+	y, my, err := update(g)
+	if err != nil {
+		return d, err
+	}
+	if len(mx) != len(my) {
+		return d, fmt.Errorf("%s: one is rescaled and the other is not", g.Module)
+	}
+	d.slices(mx, my)
+	if x.Kron == nil && y.Kron == nil && x.R == y.R && x.Scale == y.Scale {
+		d.slices(x.A, y.A)
+		d.slices(x.B, y.B)
+		return d, nil
+	}
+	step := max(1, pieceElements/x.Out)
+	for lo := 0; lo < x.In; lo += step {
+		hi := min(lo+step, x.In)
+		a, b := make([]float64, (hi-lo)*x.Out), make([]float64, (hi-lo)*x.Out)
+		x.Rows(a, lo, hi)
+		y.Rows(b, lo, hi)
+		d.slices(a, b)
+	}
+	// Sums of float64 products in another order differ by rounding alone.
+	if math.Sqrt(d.diff2) <= 1e-14*math.Sqrt(d.norm2) {
+		d.diff2, d.top = 0, 0
+	}
+	return d, nil
+}
+
+// slices compares two slices of one length.
+func (d *deviation) slices(x, y []float64) {
+	for i, v := range x {
+		d.add(v, y[i])
+	}
+}
