@@ -11,11 +11,15 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
+// adapterWeight matches the names that package onnxmodel gives to an adapter's
+// tensors in a graph.
+var adapterWeight = regexp.MustCompile(`\.(lora_[AB]\.weight|(lsr_[AB]|krona|kadaptation)[12])$`)
+
 var onnxNumber = regexp.MustCompile(`(?:^|\.)(\d+)(?:\.|$)`)
 
 // ONNXSites lists the linear layers of an ONNX model's graph whose weights
 // an adapter can go on. left names the others with the reason: quantised
-// weights, and weights that Gemm scales.
+// weights, weights that Gemm scales, and the tensors of an adapter in the graph.
 //
 // A module that is called several times is one site; modules that share a
 // weight are several.
@@ -37,6 +41,10 @@ func ONNXSites(m *onnx.Model) (sites []adapter.Site, left []string) {
 	for _, l := range m.Linears() {
 		if l.Problem != "" {
 			left = append(left, l.Module+": "+l.Problem)
+			continue
+		}
+		if adapterWeight.MatchString(l.Weight) {
+			left = append(left, l.Module+": part of an adapter")
 			continue
 		}
 		if seen[[2]string{l.Weight, l.Module}] {

@@ -23,6 +23,9 @@ type WriteOptions struct {
 	// Carry lists files to be copied into the output's directory: a tokenizer,
 	// config.json.
 	Carry []string
+	// Finish is called with a directory that holds everything but has not got
+	// its name yet.
+	Finish func(dir string) error
 	// FS is the file system to write to; nil means the operating system's.
 	FS atomicfile.FS
 }
@@ -133,6 +136,11 @@ func writeDir(m *onnx.Model, plan *onnx.Output, out string, o WriteOptions, w *W
 				return err
 			}
 			w.Bytes, w.Files = w.Bytes+n, append(w.Files, rel)
+		}
+	}
+	if o.Finish != nil {
+		if err := o.Finish(d.Path()); err != nil {
+			return err
 		}
 	}
 	return d.Commit()

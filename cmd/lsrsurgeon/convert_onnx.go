@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
 )
@@ -129,7 +131,7 @@ func injectInto(a *app, m *onnx.Model, b *onnxBase, out string, g graphFlags) er
 	if err != nil {
 		return err
 	}
-	w, err := writeGraph(a, m, in.Edit, out, b.ck.Dir())
+	w, err := writeGraph(a, m, in.Edit, out, b.ck, b.ad.Dir)
 	if err != nil {
 		return err
 	}
@@ -142,10 +144,25 @@ func injectInto(a *app, m *onnx.Model, b *onnxBase, out string, g graphFlags) er
 	return nil
 }
 
-// writeGraph writes a changed graph, with the files of dir that belong to a
-// model.
-func writeGraph(a *app, m *onnx.Model, e *onnx.Edit, out, dir string) (*onnxmodel.Written, error) {
-	w, err := onnxmodel.Write(m, e, out, onnxmodel.WriteOptions{Replace: a.force, Carry: modelFiles(dir)})
+// writeGraph writes a changed graph, with the files that belong to the base model
+// and a manifest where it becomes a directory. ad is the adapter's directory, or "".
+func writeGraph(a *app, m *onnx.Model, e *onnx.Edit, out string, ck *formats.Checkpoint, ad string) (*onnxmodel.Written, error) {
+	finish := func(dir string) error {
+		base, err := baseSource(ck)
+		if err != nil {
+			return err
+		}
+		sources := []manifest.Source{base}
+		if ad != "" {
+			s, err := sumSource(a.cmd.Context(), "adapter", ad)
+			if err != nil {
+				return err
+			}
+			sources = append(sources, s)
+		}
+		return a.finish("", sources...)(dir)
+	}
+	w, err := onnxmodel.Write(m, e, out, onnxmodel.WriteOptions{Replace: a.force, Carry: modelFiles(ck.Dir()), Finish: finish})
 	if err != nil {
 		return nil, err
 	}
@@ -270,4 +287,51 @@ func loraAdapter(b *onnxBase) (*onnxmodel.LoraAdapter, []moduleRow, error) {
 		file.Parameters = append(file.Parameters, onnxmodel.HeadParameter(t))
 	}
 	return file, rows, nil
+}
+
+// openLoraAdapter opens a file of ONNX Runtime as the LoRA that it holds, with
+// the base model whose layers it names.
+func openLoraAdapter(a *app, path string, o *convertOptions) (_ *session, err error) {
+	if o.base == "" {
+		return nil, withHint(&usageError{msg: path + " does not name its base model"}, "give it with --model")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	file, err := onnxmodel.ParseLoraAdapter(path, data)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{a: a}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.ck, err = a.open(o.base); err != nil {
+		return nil, err
+	}
+	sites, _, err := model.SitesOf(s.ck)
+	if err != nil {
+		return nil, err
+	}
+	if sites, err = namesFrom(a, s.ck, sites, o.names); err != nil {
+		return nil, err
+	}
+	if s.ck.Format() != formats.FormatONNX {
+		if s.model, err = model.Open(s.ck); err != nil {
+			return nil, err
+		}
+	}
+	s.adapter, err = file.LoRA(path, sites, func(name string) ([]int, bool) {
+		t, ok := s.ck.Lookup(name)
+		return t.Shape, ok
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.adapter.BaseModel = baseName(o.base)
+	s.adapter.BaseHash, err = s.ck.Fingerprint()
+	return s, err
 }

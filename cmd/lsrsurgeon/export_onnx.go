@@ -42,7 +42,7 @@ func exportONNX(a *app, b *onnxBase, o *convertOptions) error {
 		with.ad = &ad
 		return injectInto(a, g, &with, o.out, o.graphFlags)
 	}
-	w, err := writeGraph(a, g, onnx.NewEdit(g), o.out, b.ck.Dir())
+	w, err := writeGraph(a, g, onnx.NewEdit(g), o.out, b.ck, "")
 	if err != nil {
 		return err
 	}

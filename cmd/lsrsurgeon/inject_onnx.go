@@ -43,6 +43,6 @@ func (g *graphPlan) write(a *app, ck *formats.Checkpoint, ad *adapter.Adapter, o
 		base := manifest.Source{Role: "base", Name: filepath.Base(ck.Path()), Hash: ad.BaseHash}
 		return adapter.WriteIntoWith(ck, ad, o.into, adapter.SaveOptions{Replace: a.force, Finish: a.finish("", base)})
 	}
-	_, err := writeGraph(a, g.m, g.in.Edit, o.into, ck.Dir())
+	_, err := writeGraph(a, g.m, g.in.Edit, o.into, ck, o.out)
 	return err
 }
