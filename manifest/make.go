@@ -27,6 +27,10 @@ type Options struct {
 	// Known are checksums of tensors that need not be read: those of an input's
 	// manifest whose bytes were copied.
 	Known map[string]TensorSum
+	// Replaced are files, by name, whose contents will be these.
+	Replaced map[string][]byte
+	// Skip are files, by name, that are left out.
+	Skip []string
 }
 
 // Make makes the manifest of a directory: of all files in it that are not
@@ -37,6 +41,7 @@ func Make(ctx context.Context, dir string, p Provenance, o Options) (*Manifest, 
 	if err != nil {
 		return nil, err
 	}
+	names = slices.DeleteFunc(names, func(n string) bool { return slices.Contains(o.Skip, n) })
 	l := &lister{dir: dir, m: m}
 	for _, name := range names {
 		if err := l.weights(name); err != nil {
@@ -45,6 +50,11 @@ func Make(ctx context.Context, dir string, p Provenance, o Options) (*Manifest, 
 	}
 	for _, name := range names {
 		if l.taken[name] {
+			continue
+		}
+		if b, ok := o.Replaced[name]; ok {
+			l.file(FileSum{Name: name, Bytes: int64(len(b))}, nil)
+			l.jobs[len(l.jobs)-1].data = b
 			continue
 		}
 		st, err := os.Stat(filepath.Join(dir, name))

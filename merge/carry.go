@@ -46,7 +46,7 @@ func (p *Plan) findCarried() error {
 			}
 			return nil
 		}
-		if rel == manifest.File { // says what the base is, not what the output is
+		if rel == manifest.File || rel == JournalFile { // of the base, not of the output
 			return nil
 		}
 		st, err := os.Stat(path)

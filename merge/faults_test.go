@@ -49,7 +49,7 @@ func TestFaults(t *testing.T) {
 		for _, old := range []bool{false, true} {
 			for _, crash := range []bool{false, true} {
 				for n := 1; ; n++ {
-					f := &atomicfile.Faults{Under: atomicfile.OS, FailAt: n, Crash: crash}
+					f := &atomicfile.Faults{Under: fast, FailAt: n, Crash: crash}
 					root := t.TempDir()
 					out := filepath.Join(root, "out")
 					if old {

@@ -17,8 +17,12 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/safetensors"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
+
+// fast is the file system of tests that write a thousand times.
+var fast = atomicfile.Unsynced{FS: atomicfile.OS}
 
 // spec is a tensor of a made checkpoint.
 type spec struct {

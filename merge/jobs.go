@@ -27,6 +27,9 @@ type job struct {
 	r0, r1   int // rows
 	c0, c1   int // columns; all of them when there is more than one row
 	undoSlot int // tiles of changed tensors, for the undo file: number, else -1
+	done     bool
+	journal  int64  // offset in the journal, of a merge in place
+	sum      uint32 // CRC-32C of the tile there
 }
 
 // work is a touched tensor on its way.

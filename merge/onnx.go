@@ -27,7 +27,7 @@ func newONNXPlan(base *formats.Checkpoint, sources []Source, o Options) (*Plan, 
 	case o.Reversible:
 		return nil, unsupported("a reversible merge into an ONNX model: keep the base")
 	}
-	p := &Plan{base: base, o: o, config: slices.Clone(o.Config)}
+	p := &Plan{base: base, sources: sources, o: o, config: slices.Clone(o.Config)}
 	p.o.Tied = nil // the graph says what is shared
 	todo, err := p.assign(sources)
 	if err != nil {

@@ -59,6 +59,8 @@ type Source struct {
 	Weight  float64
 	Updates []Update
 	Head    []adapter.Tensor // take the place of base tensors, or are added
+
+	adapter *adapter.Adapter // that it was made of
 }
 
 // FromAdapter makes a source of an adapter; its values must be finite.
@@ -70,7 +72,7 @@ func FromAdapter(a *adapter.Adapter, weight float64) (Source, error) {
 	if err := a.Finite(); err != nil {
 		return Source{}, fmt.Errorf("%s: %w: %w", name, ErrNonFinite, err)
 	}
-	s := Source{Name: name, Weight: weight, Head: a.Head}
+	s := Source{Name: name, Weight: weight, Head: a.Head, adapter: a}
 	for i := range a.Modules {
 		m := &a.Modules[i]
 		k, err := adapter.Lookup(m.Method)
@@ -121,6 +123,12 @@ type Options struct {
 	// are taken from the base's manifest, if it has one, so that a base that is damaged
 	// shows in the output.
 	Manifest *manifest.Provenance
+	// Resume goes on with an output whose process died, if its base, adapters and
+	// options were the same, else starts anew. The bytes are the same either way.
+	Resume bool
+	// SaveEvery is after how many bytes a long merge notes how far it is, for
+	// Resume; 0 is 4 GiB.
+	SaveEvery int64
 	// FS replaces the file system of the output in tests.
 	FS atomicfile.FS
 }
@@ -134,6 +142,7 @@ type ConfigValue struct {
 // Plan is a checked merge.
 type Plan struct {
 	base    *formats.Checkpoint
+	sources []Source
 	o       Options
 	files   []outFile
 	config  []ConfigValue
@@ -168,7 +177,7 @@ func NewPlan(base *formats.Checkpoint, sources []Source, o Options) (*Plan, erro
 	if base.Format() != "safetensors" {
 		return nil, fmt.Errorf("%s: %w: merging into %s files", base.Path(), formats.ErrUnsupported, base.Format())
 	}
-	p := &Plan{base: base, o: o, config: slices.Clone(o.Config)}
+	p := &Plan{base: base, sources: sources, o: o, config: slices.Clone(o.Config)}
 	todo, err := p.assign(sources)
 	if err != nil {
 		return nil, err
@@ -205,6 +214,9 @@ func (o *Options) check() error {
 	}
 	if o.FS == nil {
 		o.FS = atomicfile.OS
+	}
+	if o.SaveEvery == 0 {
+		o.SaveEvery = 4 << 30
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -29,12 +30,14 @@ func (p *Plan) Run(ctx context.Context, out string, progress func(done, total in
 	if err := checkSpace(out, p.Bytes()); err != nil {
 		return nil, err
 	}
-	s, err := p.newSink(out)
+	r := &run{p: p, ctx: ctx, progress: progress}
+	r.jobs, r.works = p.jobs()
+	s, err := r.newSink(out)
 	if err != nil {
 		return nil, err
 	}
-	defer s.abort()
-	r := &run{p: p, ctx: ctx, sink: s, progress: progress}
+	r.sink = s
+	defer r.abort()
 	rep, err := r.run()
 	if err != nil {
 		return nil, err
@@ -152,20 +155,57 @@ func realPath(path string) (string, error) {
 type sink struct {
 	dir  *atomicfile.Dir
 	file *atomicfile.File
+	lock *atomicfile.Lock // of file; a dir has its own
 }
 
-func (p *Plan) newSink(out string) (*sink, error) {
+// newSink starts the output, or goes on with one whose process died.
+func (r *run) newSink(out string) (*sink, error) {
+	p := r.p
 	if singleFile(out) {
-		f, err := atomicfile.CreateFS(p.o.FS, out, 0o666)
-		return &sink{file: f}, err
+		l, err := atomicfile.NewLock(out)
+		if err != nil {
+			return nil, err
+		}
+		f, err := atomicfile.CreateFS(p.o.FS, out, fileMode(p.base.Files()[0].Path))
+		if err != nil {
+			l.Unlock()
+			return nil, err
+		}
+		return &sink{file: f, lock: l}, nil
 	}
-	d, err := atomicfile.NewDirFS(p.o.FS, out, p.o.Replace)
+	if err := r.identify(); err != nil {
+		return nil, err
+	}
+	var accept func(string) bool
+	if p.o.Resume {
+		accept = r.resumable
+	}
+	d, err := atomicfile.ResumeDirFS(p.o.FS, out, p.o.Replace, accept)
 	return &sink{dir: d}, err
+}
+
+// fileMode is that of a weight file of the base, which its merged form gets too:
+// private weights stay private.
+func fileMode(path string) os.FileMode {
+	if st, err := os.Stat(path); err == nil {
+		return st.Mode().Perm() | 0o600
+	}
+	return 0o666
+}
+
+// abort removes the output, unless it was interrupted and can go on.
+func (r *run) abort() {
+	if r.saver != nil && r.saver.saved > 0 && r.ctx.Err() != nil {
+		r.sink.dir.Leave()
+		return
+	}
+	r.sink.abort()
 }
 
 func (s *sink) abort() {
 	if s.file != nil {
 		s.file.Abort()
+		s.lock.Unlock()
 	} else {
 		s.dir.Abort()
 	}
@@ -173,17 +213,21 @@ func (s *sink) abort() {
 
 func (s *sink) commit() error {
 	if s.file != nil {
+		defer s.lock.Unlock()
 		return s.file.Commit()
 	}
 	return s.dir.Commit()
 }
 
 // create opens a weight file of the output.
-func (s *sink) create(name string) (atomicfile.Handle, error) {
-	if s.file != nil {
+func (s *sink) create(name string, mode os.FileMode) (atomicfile.Handle, error) {
+	switch {
+	case s.file != nil:
 		return keptOpen{s.file}, nil
+	case s.dir.Resumed():
+		return s.dir.Open(name)
 	}
-	return s.dir.Create(name, 0o666)
+	return s.dir.Create(name, mode)
 }
 
 // keptOpen leaves closing to Commit.
@@ -198,60 +242,91 @@ type run struct {
 	sink     *sink
 	progress func(done, total int64)
 
-	in    []*os.File
-	out   []atomicfile.Handle
-	jobs  []job
-	works []*work
-	undo  *undoWriter
+	in      []atomicfile.Source
+	out     []atomicfile.Handle
+	jobs    []job
+	works   []*work
+	undo    *undoWriter
+	saver   *saver       // of progress
+	journal *journalFile // of a merge in place: where tiles go instead of out
 }
 
 func (r *run) run() (rep *Report, err error) {
-	defer func() {
-		for _, f := range r.in {
-			f.Close() // only read
-		}
-		if r.undo != nil {
-			if e := r.undo.close(); err == nil {
-				err = e
-			}
-		}
-		for _, f := range r.out {
-			if e := f.Close(); err == nil {
-				err = e
-			}
-		}
-	}()
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.openBase(); err != nil {
+		return nil, err
+	}
 	if err := r.open(); err != nil {
 		return nil, err
 	}
-	r.jobs, r.works = r.p.jobs()
 	if err := r.others(); err != nil {
 		return nil, err
 	}
-	total := int64(0)
-	for i := range r.jobs {
-		total += r.jobs[i].n
-	}
-	err = parallel(r.ctx, r.p.o.Workers, len(r.jobs), func(i int, b *buffers) (int64, error) { return r.jobs[i].n, r.do(&r.jobs[i], b) }, func(done int64) {
-		if r.progress != nil {
-			r.progress(done, total)
-		}
-	})
-	if err != nil {
+	if err := r.beginSaver(); err != nil {
 		return nil, err
 	}
-	if r.undo != nil {
-		if err := r.undo.finish(); err != nil {
+	if err := r.work(); err != nil {
+		return nil, err
+	}
+	if r.saver != nil {
+		if err := r.saver.end(r.sink.dir); err != nil {
 			return nil, err
 		}
 	}
 	return r.p.report(r.works), nil
 }
 
-// open opens the files and writes the headers.
-func (r *run) open() error {
+// close closes all files.
+func (r *run) close() (err error) {
+	for _, f := range r.in {
+		f.Close() // only read
+	}
+	if r.undo != nil {
+		err = r.undo.close()
+	}
+	for _, f := range r.out {
+		err = errors.Join(err, f.Close())
+	}
+	if r.saver != nil {
+		err = errors.Join(err, r.saver.close())
+	}
+	return err
+}
+
+// work does the jobs that are not done yet.
+func (r *run) work() error {
+	var todo []int
+	var before, total int64
+	for i := range r.jobs {
+		total += r.jobs[i].n
+		if r.jobs[i].done {
+			before += r.jobs[i].n
+		} else {
+			todo = append(todo, i)
+		}
+	}
+	err := parallel(r.ctx, r.p.o.Workers, len(todo), func(k int, b *buffers) (int64, error) {
+		j := &r.jobs[todo[k]]
+		err := r.do(j, b)
+		if err == nil && r.saver != nil {
+			err = r.saver.add(todo[k])
+		}
+		return j.n, err
+	}, func(done int64) {
+		if r.progress != nil {
+			r.progress(before+done, total)
+		}
+	})
+	if err == nil && r.undo != nil {
+		err = r.undo.finish()
+	}
+	return err
+}
+
+// openBase opens the files of the base.
+func (r *run) openBase() error {
 	for _, f := range r.p.base.Files() {
-		h, err := os.Open(f.Path)
+		h, err := r.p.o.FS.Open(f.Path)
 		if err != nil {
 			return err
 		}
@@ -262,9 +337,20 @@ func (r *run) open() error {
 			return &formats.Error{Path: f.Path, Reason: fmt.Sprintf("size was %d bytes and is %d now", f.Size, st.Size()), Hint: "the file changed while it was open: start again", Err: formats.ErrMalformed}
 		}
 	}
+	return nil
+}
+
+// open opens the weight files of the output and writes their headers.
+func (r *run) open() error {
+	if r.sink.dir != nil && r.sink.dir.Resumed() {
+		if err := r.removeOthers(); err != nil {
+			return err
+		}
+	}
 	for i := range r.p.files {
 		f := &r.p.files[i]
-		h, err := r.sink.create(f.name)
+		mode := fileMode(r.p.base.Files()[min(i, len(r.p.base.Files())-1)].Path)
+		h, err := r.sink.create(f.name, mode)
 		if err != nil {
 			return err
 		}
@@ -304,16 +390,30 @@ func (r *run) others() error {
 			return err
 		}
 	}
-	if r.p.o.Reversible {
-		r.undo, err = r.p.newUndo(r.sink.dir, r.jobs)
+	if !r.p.o.Reversible {
+		return nil
 	}
-	return err
+	if r.undo, err = r.p.newUndo(r.jobs); err != nil {
+		return err
+	}
+	if r.sink.dir.Resumed() {
+		h, err := r.sink.dir.Open(UndoFile)
+		if err != nil {
+			return err
+		}
+		return r.undo.begin(h, &r.saver.state.Undo)
+	}
+	h, err := r.sink.dir.Create(UndoFile, 0o666)
+	if err != nil {
+		return err
+	}
+	return r.undo.begin(h, nil)
 }
 
 func (r *run) do(j *job, b *buffers) error {
-	out := r.out[j.file]
 	if j.work == nil {
-		if err := out.CopyAt(r.in[j.src], j.from, j.to, j.n); err != nil {
+		out := r.out[j.file]
+		if err := out.CopyAt(r.in[j.src].File(), j.from, j.to, j.n); err != nil {
 			return r.readError(j.src, "", err)
 		}
 		out.StartSync(j.to, j.n)
@@ -330,10 +430,14 @@ func (r *run) do(j *job, b *buffers) error {
 	if err := r.compute(j, t, b); err != nil {
 		return fmt.Errorf("tensor %s: %w", w.t.name, err)
 	}
-	if _, err := out.WriteAt(b.dst, j.to); err != nil {
+	out, to := r.place(j)
+	if r.journal != nil {
+		j.sum = crc32.Checksum(b.dst, castagnoli)
+	}
+	if _, err := out.WriteAt(b.dst, to); err != nil {
 		return err
 	}
-	out.StartSync(j.to, j.n)
+	out.StartSync(to, j.n)
 	if r.undo != nil && j.undoSlot >= 0 {
 		if err := r.addUndo(j, b); err != nil {
 			return err
@@ -344,6 +448,14 @@ func (r *run) do(j *job, b *buffers) error {
 		return r.p.judge(w)
 	}
 	return nil
+}
+
+// place is where a tile goes.
+func (r *run) place(j *job) (atomicfile.Handle, int64) {
+	if r.journal != nil {
+		return r.journal.h, j.journal
+	}
+	return r.out[j.file], j.to
 }
 
 // addUndo keeps the difference to the base's bytes.

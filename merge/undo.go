@@ -3,8 +3,6 @@ package merge
 import (
 	"bytes"
 	"compress/flate"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -13,23 +11,18 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 )
 
 // UndoFile is the name of the file that a reversible merge adds to its output.
 //
-// It starts and ends with undoMagic. In between are the tiles of the changed
+// It starts with undoMagic. Then come the tiles of the changed
 // tensors, each the exclusive or of old and new bytes, its bytes sorted by
-// their place in the element and compressed (flate); then a JSON text that says
-// what belongs where, its length (8 bytes, little-endian) and its CRC-32C (4
-// bytes).
+// their place in the element and compressed (flate); then the table, an undoPlan.
 const UndoFile = "lsrsurgeon.undo"
 
 const undoMagic = "LSRUNDO1"
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // undoPlan is the JSON text.
 type undoPlan struct {
@@ -87,8 +80,8 @@ type undoWriter struct {
 	at    int64
 }
 
-// newUndo begins the undo file for the tiles of jobs.
-func (p *Plan) newUndo(d *atomicfile.Dir, jobs []job) (*undoWriter, error) {
+// newUndo plans the undo file for the tiles of jobs.
+func (p *Plan) newUndo(jobs []job) (*undoWriter, error) {
 	u := &undoWriter{ready: map[int][]byte{}}
 	byName := map[string]*undoTensor{}
 	for i, f := range p.base.Files() {
@@ -147,12 +140,30 @@ func (p *Plan) newUndo(d *atomicfile.Dir, jobs []job) (*undoWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	if u.h, err = d.Create(UndoFile, 0o666); err != nil {
-		return nil, err
+	return u, nil
+}
+
+// begin starts the file, or goes on with one that is there: h, of which state
+// says how far it came.
+func (u *undoWriter) begin(h atomicfile.Handle, state *undoState) error {
+	u.h = h
+	if state == nil {
+		u.at = int64(len(undoMagic))
+		_, err := u.h.WriteAt([]byte(undoMagic), 0)
+		return err
 	}
-	u.at = int64(len(undoMagic))
-	_, err = u.h.WriteAt([]byte(undoMagic), 0)
-	return u, err
+	for i, t := range state.Tiles {
+		u.tiles[i].Off, u.tiles[i].Len, u.tiles[i].Sum = t.Off, t.Len, t.Sum
+	}
+	u.next, u.at = len(state.Tiles), state.At
+	return u.h.Truncate(u.at)
+}
+
+// undoState is how far an undo file has come: the tiles that are in it, of which
+// the places count, and its length.
+type undoState struct {
+	Tiles []undoTile `json:"tiles"`
+	At    int64      `json:"at"`
 }
 
 func keepFile(path string) (*undoBytes, error) {
@@ -180,6 +191,9 @@ func (u *undoWriter) add(j *job, base, merged []byte) error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if j.undoSlot < u.next { // in the file of a merge that goes on
+		return nil
+	}
 	tile.Sum = crc32.Checksum(base, castagnoli)
 	u.ready[j.undoSlot] = packed
 	for {
@@ -203,14 +217,10 @@ func (u *undoWriter) finish() error {
 	if u.next != len(u.tiles) {
 		return fmt.Errorf("undo file: %d of %d tiles", u.next, len(u.tiles)) // a bug
 	}
-	b, err := json.Marshal(&u.plan)
+	b, err := encodeTable(undoMagic, &u.plan)
 	if err != nil {
 		return err
 	}
-	sum := crc32.Checksum(b, castagnoli)
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(b)))
-	b = binary.LittleEndian.AppendUint32(b, sum)
-	b = append(b, undoMagic...)
 	if _, err := u.h.WriteAt(b, u.at); err != nil {
 		return err
 	}
@@ -276,50 +286,22 @@ func restore(b, packed []byte, width int) error {
 	return nil
 }
 
-// readUndo reads and checks the JSON text of an undo file.
+// readUndo reads and checks the table of an undo file.
 func readUndo(f *os.File) (*undoPlan, error) {
-	bad := func(reason string) error {
-		return &formats.Error{Path: f.Name(), Reason: reason, Hint: "give the " + UndoFile + " of a reversible merge", Err: formats.ErrMalformed}
-	}
+	bad := malformed(f.Name(), "give the "+UndoFile+" of a reversible merge")
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	const tail = 8 + 4 + len(undoMagic)
-	if st.Size() < int64(tail+len(undoMagic)) {
-		return nil, bad("too short for an undo file")
-	}
-	end := make([]byte, tail)
-	if _, err := f.ReadAt(end, st.Size()-int64(tail)); err != nil {
-		return nil, err
-	}
-	start := make([]byte, len(undoMagic))
-	if _, err := f.ReadAt(start, 0); err != nil {
-		return nil, err
-	}
-	if string(end[12:]) != undoMagic || string(start) != undoMagic {
-		return nil, bad("not an undo file, or truncated")
-	}
-	n := binary.LittleEndian.Uint64(end)
-	if n > uint64(st.Size())-uint64(tail+len(undoMagic)) {
-		return nil, bad("its table is longer than the file")
-	}
-	text := make([]byte, n)
-	if _, err := f.ReadAt(text, st.Size()-int64(tail)-int64(n)); err != nil {
-		return nil, err
-	}
-	if crc32.Checksum(text, castagnoli) != binary.LittleEndian.Uint32(end[8:]) {
-		return nil, bad("its table is damaged")
-	}
 	var u undoPlan
-	if err := json.Unmarshal(text, &u); err != nil {
-		return nil, bad("its table is damaged: " + err.Error())
+	if err := readTable(f, st.Size(), undoMagic, &u, bad); err != nil {
+		return nil, err
 	}
-	return &u, u.check(bad)
+	return &u, u.check(st.Size(), bad)
 }
 
 // check refuses a table that a reversible merge cannot have written.
-func (u *undoPlan) check(bad func(string) error) error {
+func (u *undoPlan) check(size int64, bad func(string) error) error {
 	plain := func(name string) bool {
 		return name != "" && name == filepath.Base(name) && name != "." && name != ".."
 	}
@@ -333,7 +315,7 @@ func (u *undoPlan) check(bad func(string) error) error {
 			}
 			at := int64(0)
 			for _, x := range t.Tiles {
-				if x.At != at || x.N <= 0 || x.N > 1<<40 || x.Width < 1 || x.Width > 8 || x.N%int64(x.Width) != 0 || x.Len < 0 {
+				if x.At != at || x.N <= 0 || x.N > 1<<40 || x.Width < 1 || x.Width > 8 || x.N%int64(x.Width) != 0 || x.Len < 0 || x.Off < 0 || x.Off > size-x.Len {
 					return bad(fmt.Sprintf("tiles of tensor %q do not fit", t.Name))
 				}
 				at += x.N

@@ -18,6 +18,7 @@ type injectOptions struct {
 	adapterFlags
 	graphFlags
 	out, into, taskType, saveModules string
+	from                             initFrom
 }
 
 func newInject(a *app) *cobra.Command {
@@ -29,10 +30,13 @@ func newInject(a *app) *cobra.Command {
 writes it as a directory. Every target, exclusion, layer and override must
 match something, else nothing is written. Unless --init paper is asked for, the
 update is checked to be exactly zero, so that the adapted model starts as the
-base model.`,
+base model. With --init from-lora the adapter starts near another one, in any form
+that convert reads, and with --init from-delta near what a fine-tuned model has
+changed; its method (lsr, lora or krona) and size are the ones asked for.`,
 		Example: `  lsrsurgeon inject MODEL -o adapter --method lsr --rank 2x2 --terms 16 --target query,value
   lsrsurgeon inject MODEL -o adapter --method lora --rank 8 --target all-linear --layers 8-11
   lsrsurgeon inject MODEL -o adapter --into combined
+  lsrsurgeon inject MODEL -o adapter --method lsr --rank 4x4 --terms 8 --init from-lora lora-adapter
   lsrsurgeon inject MODEL.onnx -o adapter --into adaptable.onnx --as inputs`,
 		Args: exactArgs("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,6 +45,7 @@ base model.`,
 		},
 	}
 	o.adapterFlags.add(c)
+	addInitFrom(c, &o.from)
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory to write the adapter to")
 	f.StringVar(&o.into, "into", "", "also write base and adapter as one: a checkpoint with the tensors of both, or for an ONNX model a graph with the adapter in it")
@@ -82,7 +87,12 @@ func runInject(a *app, path string, o *injectOptions) error {
 	}
 	cfg.TaskType = o.taskTypeOf(ck, known)
 	cfg.ModulesToSave = splitList(o.saveModules)
-	ad, err := adapter.New(sites, cfg, &decompose.Reader{Checkpoint: ck, Seed: o.seed})
+	var ad *adapter.Adapter
+	if o.from.kind != "" {
+		ad, err = o.fitted(a, ck, sites, cfg)
+	} else {
+		ad, err = adapter.New(sites, cfg, &decompose.Reader{Checkpoint: ck, Seed: o.seed})
+	}
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func run(args []string, in io.Reader, out, errw io.Writer) int {
 	}()
 
 	root := newRoot(a)
-	root.SetArgs(args)
+	root.SetArgs(joinInit(args))
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)

@@ -33,6 +33,7 @@ type trainOptions struct {
 	saveInterval                                      time.Duration
 	resume, dryRun, freezeHead, keepLast, noBucket    bool
 	cachePrefix                                       bool
+	checkpointLayers                                  int
 	cacheDir, cacheLimit                              string
 	set                                               map[string]bool
 }
@@ -91,6 +92,7 @@ losses. There is no dropout in the layers below then, nor in the embeddings.`,
 	f.BoolVar(&o.resume, "resume", false, "continue an interrupted run")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print parameters, memory and steps, and stop")
 	f.BoolVar(&o.freezeHead, "freeze-head", false, "leave the classification head as it is")
+	f.IntVar(&o.checkpointLayers, "checkpoint-layers", 0, "compute the activations of groups of so many layers again instead of keeping them (default: where --memory asks for it)")
 	f.BoolVar(&o.cachePrefix, "cache-prefix", false, "compute what enters the first adapted layer once per example and keep it")
 	f.StringVar(&o.cacheDir, "cache-prefix-dir", "", "keep it in a file in this directory (default: in memory)")
 	f.StringVar(&o.cacheLimit, "cache-limit", "8GiB", "keep at most this much of it; the rest is computed in each epoch")
@@ -242,6 +244,9 @@ func prepare(ctx context.Context, a *app, s *session, o *trainOptions, event fun
 	if p.trainer, err = train.New(job, opt); err != nil {
 		return nil, err
 	}
+	if p.trainer.Estimate().Checkpoint > 0 && o.checkpointLayers == 0 {
+		a.note("to stay within --memory, activations are computed again in the backward pass")
+	}
 	if size := p.trainer.Estimate().CacheBytes; opt.Prefix.Limit > 0 && size > opt.Prefix.Limit {
 		a.warn("the frozen prefix of all examples takes %s, --cache-limit is %s: the rest is computed in each epoch", bytesText(size), bytesText(opt.Prefix.Limit))
 	}
@@ -327,7 +332,8 @@ func (o *trainOptions) train(s *session) train.Options {
 		Batch: task.BatchOptions{Size: o.batch, Tokens: o.batchTokens, Accumulate: o.accumulate, Bucket: !o.noBucket},
 		LR:    o.rate(s), Schedule: train.Schedule(o.schedule), Warmup: o.warmup, WeightDecay: o.weightDecay, Clip: o.clip, Seed: o.seed,
 		EvalEvery: o.evalEvery, Metric: o.metric, Patience: o.patience, KeepLast: o.keepLast, SaveEvery: o.saveEvery, SaveInterval: o.saveInterval,
-		Identity: map[string]string{"base model": s.adapter.BaseHash, "precision": o.precision, "max length": strconv.Itoa(o.maxLength), "pool": o.pool},
+		CheckpointLayers: o.checkpointLayers,
+		Identity:         map[string]string{"base model": s.adapter.BaseHash, "precision": o.precision, "max length": strconv.Itoa(o.maxLength), "pool": o.pool},
 	}
 	if o.batchTokens > 0 {
 		t.Batch.Size = 0
@@ -376,7 +382,7 @@ func printEstimate(a *app, p *prepared) error {
 	e := p.trainer.Estimate()
 	if a.json {
 		return a.printJSON(map[string]any{"schema": schemaVersion, "trainable": e.Parameters, "frozen": e.Frozen, "steps": e.Steps, "warmup_steps": e.WarmupSteps, "steps_per_epoch": e.StepsPerEpoch,
-			"sequences": e.Sequences, "tokens": e.Tokens, "largest_batch_tokens": e.LargestBatch, "peak_bytes": e.PeakBytes(), "activation_bytes": e.PlanBytes, "frozen_bytes": e.FrozenBytes, "cache_bytes": e.CacheBytes, "truncated": e.Truncated})
+			"sequences": e.Sequences, "tokens": e.Tokens, "largest_batch_tokens": e.LargestBatch, "peak_bytes": e.PeakBytes(), "activation_bytes": e.PlanBytes, "frozen_bytes": e.FrozenBytes, "cache_bytes": e.CacheBytes, "checkpoint_layers": e.Checkpoint, "truncated": e.Truncated})
 	}
 	t := newTable("planned", ">value")
 	t.add("trainable parameters", commas(int64(e.Parameters)))
@@ -389,6 +395,9 @@ func printEstimate(a *app, p *prepared) error {
 	t.add("largest batch, tokens", commas(int64(e.LargestBatch)))
 	t.add("memory: activations, gradients, optimizer", bytesText(e.PlanBytes))
 	t.add("memory: frozen weights", bytesText(e.FrozenBytes))
+	if e.Checkpoint > 0 {
+		t.add("layers computed again together", commas(int64(e.Checkpoint)))
+	}
 	if e.CacheBytes > 0 {
 		t.add("cache of the frozen prefix", bytesText(e.CacheBytes))
 	}
@@ -400,6 +409,14 @@ func printEstimate(a *app, p *prepared) error {
 type profiled struct {
 	graph.Engine
 	sum map[string]graph.OpTime
+}
+
+// Fits implements graph.Fitter as the engine does.
+func (p *profiled) Fits(g *graph.Program, d graph.Dims) error {
+	if f, ok := p.Engine.(graph.Fitter); ok {
+		return f.Fits(g, d)
+	}
+	return nil
 }
 
 func (p *profiled) Compile(g *graph.Program, w graph.WeightSource, d graph.Dims) (graph.Executable, error) {

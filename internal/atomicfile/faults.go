@@ -190,3 +190,34 @@ func (s *faultySource) ReadAt(b []byte, off int64) (int, error) {
 	}
 	return s.Source.ReadAt(b, off)
 }
+
+// Unsynced is a file system for tests that leaves syncing out: what a killed
+// process wrote is there all the same.
+type Unsynced struct{ FS }
+
+func (u Unsynced) Create(name string, perm os.FileMode) (Handle, error) {
+	h, err := u.FS.Create(name, perm)
+	if err != nil {
+		return nil, err
+	}
+	return unsynced{h}, nil
+}
+
+func (u Unsynced) OpenWrite(name string) (Handle, error) {
+	h, err := u.FS.OpenWrite(name)
+	if err != nil {
+		return nil, err
+	}
+	return unsynced{h}, nil
+}
+
+// SyncPath fails, as the true one does, where there is nothing.
+func (Unsynced) SyncPath(name string) error {
+	_, err := os.Stat(name)
+	return err
+}
+
+type unsynced struct{ Handle }
+
+func (unsynced) Sync() error          { return nil }
+func (unsynced) StartSync(_, _ int64) {}
