@@ -116,7 +116,7 @@ func (m *Model) Build(o BuildOptions) (*Built, error) {
 	}
 	w.built.Weights = m.source
 	if len(w.extra) > 0 {
-		w.built.Weights = &weights{m: m, extra: w.extra}
+		w.built.Weights = NewWeights(m.ckpt, w.extra)
 	}
 	return w.Finish(m.sites)
 }

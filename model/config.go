@@ -61,6 +61,23 @@ type Config struct {
 	EOSTokenIDs []int
 }
 
+// ReadConfig reads the config.json of a directory alone. A model_type that is
+// not known is an error wrapping [ErrUnsupported].
+func ReadConfig(dir string) (Config, error) {
+	s, err := readSettings(dir)
+	if err != nil {
+		return Config{}, err
+	}
+	kind := s.textOr("model_type", "")
+	f, ok := familyOf(kind)
+	if !ok {
+		s.unsupported("model_type", "%q is not a known family; known are %s", kind, modelTypes())
+		return Config{}, s.err
+	}
+	c := f.configure(s)
+	return c, s.err
+}
+
 // common reads what all families spell alike. The sizes must be set already.
 func (c *Config) common(s *settings) {
 	c.ModelType = s.textOr("model_type", "")

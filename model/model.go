@@ -25,7 +25,7 @@ type Model struct {
 	// read.
 	used map[string]bool
 	// source is one value, so that engines see that programs share weights.
-	source *weights
+	source graph.WeightSource
 }
 
 // Open reads config.json beside the checkpoint's tensors and checks that every
@@ -52,7 +52,7 @@ func open(c *formats.Checkpoint, s *settings) (*Model, error) {
 		return nil, s.err
 	}
 	m := &Model{ckpt: c, family: f, config: f.configure(s), used: map[string]bool{}}
-	m.source = &weights{m: m}
+	m.source = NewWeights(c, nil)
 	if s.err != nil {
 		return nil, s.err
 	}

@@ -10,8 +10,14 @@ import (
 // weights implements graph.WeightSource over the checkpoint and tensors held
 // in memory (a frozen head that the checkpoint lacks).
 type weights struct {
-	m     *Model
+	ckpt  *formats.Checkpoint
 	extra map[string][]float32
+}
+
+// NewWeights reads frozen tensors from a checkpoint, converted to float32, or from
+// extra, which goes first: row-major elements by name.
+func NewWeights(c *formats.Checkpoint, extra map[string][]float32) graph.WeightSource {
+	return &weights{c, extra}
 }
 
 // ReadRows implements graph.WeightSource.
@@ -24,9 +30,9 @@ func (s *weights) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 		copy(dst, data[lo*cols:hi*cols])
 		return nil
 	}
-	t, ok := s.m.ckpt.Lookup(w.Name)
+	t, ok := s.ckpt.Lookup(w.Name)
 	if !ok {
-		return &formats.Error{Path: s.m.ckpt.Path(), Tensor: w.Name, Reason: "missing", Hint: "use the weights that came with the program", Err: formats.ErrNotFound}
+		return &formats.Error{Path: s.ckpt.Path(), Tensor: w.Name, Reason: "missing", Hint: "use the weights that came with the program", Err: formats.ErrNotFound}
 	}
-	return s.m.ckpt.ReadF32(t, int64(lo)*int64(cols), int64(hi)*int64(cols), dst)
+	return s.ckpt.ReadF32(t, int64(lo)*int64(cols), int64(hi)*int64(cols), dst)
 }

@@ -48,7 +48,7 @@ type PrefixOptions struct {
 // Below the cut there is no dropout then, in the embeddings neither. Without
 // dropout the losses are those of the whole program, bit for bit on an engine
 // whose rows do not depend on the rest of the batch.
-func CachePrefix(j *Job, m *model.Model, a *adapter.Adapter, o model.BuildOptions) error {
+func CachePrefix(j *Job, m Base, a *adapter.Adapter, o model.BuildOptions) error {
 	first, err := firstLayer(a)
 	if err != nil {
 		return err

@@ -8,12 +8,19 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 )
 
+// Base is a model that programs are made of: a checkpoint of a known family, or an
+// imported graph.
+type Base interface {
+	Config() model.Config
+	Build(model.BuildOptions) (*model.Built, error)
+}
+
 // Prepare builds the programs of a task and what saves the adapter. The caller
 // adds the engine and the data.
 //
 // Of o, the choices about head, pooling, dropout and seed count; the rest
 // follows from the task. a itself is not changed by training.
-func Prepare(m *model.Model, a *adapter.Adapter, spec task.Spec, o model.BuildOptions) (Job, error) {
+func Prepare(m Base, a *adapter.Adapter, spec task.Spec, o model.BuildOptions) (Job, error) {
 	j := Job{Spec: spec}
 	o = buildOptions(a, spec, o)
 	o.Train = true
@@ -42,7 +49,7 @@ func Prepare(m *model.Model, a *adapter.Adapter, spec task.Spec, o model.BuildOp
 
 // EvalNet builds the program that evaluates a model, with an adapter or, where
 // a is nil, as it is. Of o the same choices count as in Prepare.
-func EvalNet(m *model.Model, a *adapter.Adapter, spec task.Spec, o model.BuildOptions) (Net, error) {
+func EvalNet(m Base, a *adapter.Adapter, spec task.Spec, o model.BuildOptions) (Net, error) {
 	o = buildOptions(a, spec, o)
 	o.Train, o.Loss = false, spec.Kind == task.LM
 	built, err := m.Build(o)
