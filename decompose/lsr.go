@@ -151,14 +151,20 @@ func (q *side) normal(g []float64, count int) (*mat.Cholesky, float64, error) {
 	if !(ridge > 0) {
 		ridge = 1
 	}
-	for i := range size {
-		nm.SetSym(i, i, nm.At(i, i)+ridge)
+	// Where ΔW has a smaller rank than its update, nearly all of the matrix may
+	// be rounding error: more damping then finds one of many equal solutions.
+	added := 0.0
+	for ; ridge < 1e-2*trace || added == 0; ridge *= 1e3 {
+		for i := range size {
+			nm.SetSym(i, i, nm.At(i, i)+ridge-added)
+		}
+		added = ridge
+		var chol mat.Cholesky
+		if chol.Factorize(nm) {
+			return &chol, ridge, nil
+		}
 	}
-	var chol mat.Cholesky
-	if !chol.Factorize(nm) {
-		return nil, 0, fmt.Errorf("least squares problem of size %d is not positive definite", size)
-	}
-	return &chol, ridge, nil
+	return nil, 0, fmt.Errorf("least squares problem of size %d is not positive definite", size)
 }
 
 // improve solves for both sides of h in turn, twice.
