@@ -14,12 +14,16 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
+	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
 // openForConvert opens an adapter of any form, with its base where that is found:
 // forms that do not need it are converted without.
 func openForConvert(a *app, path string, o *convertOptions) (_ *session, err error) {
+	if filepath.Ext(path) == onnxmodel.AdapterExt {
+		return openLoraAdapter(a, path, o)
+	}
 	form := convert.Detect(path)
 	if form == "" {
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
