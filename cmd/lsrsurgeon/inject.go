@@ -12,7 +12,6 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
-	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
 )
 
 type injectOptions struct {
@@ -143,12 +142,9 @@ func (o *injectOptions) taskTypeOf(ck *formats.Checkpoint, known bool) string {
 	if !known {
 		return ""
 	}
-	m, err := openBase(ck)
+	m, err := model.Open(ck)
 	if err != nil {
 		return ""
-	}
-	if g, ok := m.(*onnxmodel.Model); ok && g.CausalLM() {
-		return "CAUSAL_LM"
 	}
 	for _, arch := range m.Config().Architectures {
 		switch {
