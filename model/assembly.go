@@ -279,6 +279,7 @@ func (w *Assembly) headTensor(e expected, h *HeadLayer) (data []float32, inCheck
 			return data, true, err
 		}
 	}
+	w.built.Drawn = append(w.built.Drawn, e.name)
 	if strings.HasSuffix(e.name, ".weight") {
 		adapter.Source{Seed: w.o.Seed}.Normal(e.name, data, h.InitializerRange)
 	}

@@ -86,6 +86,8 @@ type Built struct {
 	// Head are the classification head's tensors as the program starts with
 	// them, under their names in a checkpoint.
 	Head []adapter.Tensor
+	// Drawn names those of them that neither the adapter nor the base model has.
+	Drawn []string
 	// HeadTrained tells whether they are among the parameters.
 	HeadTrained bool
 	NumLabels   int

@@ -35,11 +35,11 @@ func compareMerged(ctx context.Context, a *app, base *formats.Checkpoint, ad *ad
 		return nil, err
 	}
 	defer merged.Close()
-	bm, err := model.Open(base)
+	bm, err := openBase(base)
 	if err != nil {
 		return nil, withHint(err, "--check needs a model of a known family")
 	}
-	mm, err := model.Open(merged)
+	mm, err := openBase(merged)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func randomBatch(c model.Config) *graph.Batch {
 
 // outputsOf runs a forward program and returns its outputs, a row after the
 // other.
-func outputsOf(ctx context.Context, a *app, m *model.Model, opt model.BuildOptions, o *mergeOptions, b *graph.Batch) (out []float32, cols int, err error) {
+func outputsOf(ctx context.Context, a *app, m baseModel, opt model.BuildOptions, o *mergeOptions, b *graph.Batch) (out []float32, cols int, err error) {
 	built, err := m.Build(opt)
 	if err != nil {
 		return nil, 0, err

@@ -35,6 +35,9 @@ func runConvertGGUF(a *app, path string, o *convertOptions) error {
 		return err
 	}
 	defer s.close()
+	if s.model == nil {
+		return fmt.Errorf("%s is a graph, and GGUF holds checkpoints of known families: %w", path, formats.ErrUnsupported)
+	}
 	if err := a.checkOutputs(path, o.out); err != nil {
 		return err
 	}

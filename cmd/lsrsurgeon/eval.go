@@ -193,7 +193,7 @@ func (o *evalOptions) known(s *session, path string) {
 		}
 	}
 	if o.labels == "" {
-		o.labels = strings.Join(s.model.Config().LabelNames, ",")
+		o.labels = strings.Join(s.base.Config().LabelNames, ",")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
+	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
 )
 
 type injectOptions struct {
@@ -142,9 +143,12 @@ func (o *injectOptions) taskTypeOf(ck *formats.Checkpoint, known bool) string {
 	if !known {
 		return ""
 	}
-	m, err := model.Open(ck)
+	m, err := openBase(ck)
 	if err != nil {
 		return ""
+	}
+	if g, ok := m.(*onnxmodel.Model); ok && g.CausalLM() {
+		return "CAUSAL_LM"
 	}
 	for _, arch := range m.Config().Architectures {
 		switch {

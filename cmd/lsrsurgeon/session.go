@@ -10,6 +10,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
+	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 	"github.com/lsrsurgeon/lsrsurgeon/text"
 	"github.com/lsrsurgeon/lsrsurgeon/train"
@@ -20,9 +21,33 @@ import (
 type session struct {
 	a       *app
 	ck      *formats.Checkpoint
-	model   *model.Model
+	base    baseModel
+	model   *model.Model     // base, nil for a graph
 	adapter *adapter.Adapter // nil for a plain model
 	tok     *text.Tokenizer
+}
+
+// baseModel is a model that programs are made of: a checkpoint of a known family
+// or an ONNX graph.
+type baseModel interface {
+	train.Base
+	Sites() []adapter.Site
+}
+
+// openBase opens the model of a checkpoint, or imports the graph of an ONNX file.
+func openBase(ck *formats.Checkpoint) (baseModel, error) {
+	if ck.Format() == formats.FormatONNX {
+		m, err := onnxmodel.Open(ck)
+		if err != nil {
+			return nil, err // not m: a nil pointer in an interface is not nil
+		}
+		return m, nil
+	}
+	m, err := model.Open(ck)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // isAdapterDir says whether path is an adapter's directory.
@@ -51,11 +76,12 @@ func openSession(a *app, path, base string) (_ *session, err error) {
 		}
 		return nil, err
 	}
-	if s.model, err = model.Open(s.ck); err != nil {
+	if s.base, err = openBase(s.ck); err != nil {
 		return nil, err
 	}
+	s.model, _ = s.base.(*model.Model)
 	if modelPath != path || isAdapterDir(path) {
-		if s.adapter, err = adapter.Load(path, s.model.Sites()); err != nil {
+		if s.adapter, err = adapter.Load(path, s.base.Sites()); err != nil {
 			return nil, err
 		}
 	}
@@ -141,6 +167,9 @@ func (s *session) lm() bool {
 	if s.adapter != nil && s.adapter.TaskType != "" {
 		return s.adapter.TaskType == "CAUSAL_LM"
 	}
+	if g, ok := s.base.(*onnxmodel.Model); ok {
+		return g.CausalLM()
+	}
 	for _, a := range s.model.Config().Architectures {
 		if strings.HasSuffix(a, "ForCausalLM") || strings.HasSuffix(a, "LMHeadModel") {
 			return true
@@ -188,7 +217,7 @@ func (s *session) encode(ctx context.Context, f *dataFlags, d *task.Data, unlabe
 		return nil, err
 	}
 	o := task.DatasetOptions{MaxLength: f.maxLength, Pack: !f.noPack && !f.lines, Unlabelled: unlabelled}
-	limit := s.model.Config().MaxLength
+	limit := s.base.Config().MaxLength
 	if o.MaxLength == 0 {
 		o.MaxLength = d.Spec.MaxLength
 	}
@@ -223,7 +252,7 @@ func (s *session) net(sp task.Spec, o model.BuildOptions) (train.Net, *model.Bui
 	} else {
 		o.Loss = true
 	}
-	b, err := s.model.Build(o)
+	b, err := s.base.Build(o)
 	if err != nil {
 		return train.Net{}, nil, err
 	}
@@ -231,24 +260,12 @@ func (s *session) net(sp task.Spec, o model.BuildOptions) (train.Net, *model.Bui
 }
 
 // headKnown refuses to evaluate with a head that neither the adapter nor the
-// checkpoint holds: its output would be noise.
+// base model holds: its output would be noise.
 func (s *session) headKnown(b *model.Built) error {
-	for _, h := range b.Head {
-		if _, ok := s.ck.Lookup(h.Name); ok {
-			continue
-		}
-		if s.adapter != nil {
-			found := false
-			for _, t := range s.adapter.Head {
-				found = found || t.Name == h.Name
-			}
-			if found {
-				continue
-			}
-		}
-		return withHint(fmt.Errorf("%w: neither the adapter nor %s holds %s: its outputs would be random", adapter.ErrMismatch, s.ck.Path(), h.Name), "train the adapter first; its head is saved with it")
+	if len(b.Drawn) == 0 {
+		return nil
 	}
-	return nil
+	return withHint(fmt.Errorf("%w: neither the adapter nor %s holds %s: its outputs would be random", adapter.ErrMismatch, s.ck.Path(), b.Drawn[0]), "train the adapter first; its head is saved with it")
 }
 
 // pools are the values of --pool.

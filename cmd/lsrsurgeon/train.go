@@ -212,12 +212,12 @@ func prepare(ctx context.Context, a *app, s *session, o *trainOptions, event fun
 	if o.labels == "" {
 		o.labels = strings.Join(sp.Labels, ",") // the evaluation data may lack a class
 	}
-	job, err := train.Prepare(s.model, s.adapter, sp, o.build())
+	job, err := train.Prepare(s.base, s.adapter, sp, o.build())
 	if err != nil {
 		return nil, err
 	}
 	if o.cachePrefix {
-		if err := train.CachePrefix(&job, s.model, s.adapter, o.build()); errors.Is(err, train.ErrNoPrefix) {
+		if err := train.CachePrefix(&job, s.base, s.adapter, o.build()); errors.Is(err, train.ErrNoPrefix) {
 			return nil, &usageError{msg: "--cache-prefix: " + err.Error(), hint: "lsrsurgeon inject MODEL -o ADAPTER --layers 8-11"}
 		} else if err != nil {
 			return nil, err
