@@ -108,6 +108,7 @@ type extraction struct {
 	ladders []*ladder // by module
 	head    []adapter.Tensor
 	report  ExtractReport
+	add     func(site adapter.Site, d *difference) // unless nil, adds to the difference
 
 	mu          sync.Mutex
 	done, total int64
@@ -210,6 +211,9 @@ func (e *extraction) one(pool *kernel.Pool, b *part, d *difference, i int) error
 	m := e.matched[i]
 	if err := e.pair.read(b, m.Weight, e.names.tuned(m.Weight), d); err != nil {
 		return err
+	}
+	if e.add != nil {
+		e.add(m.Site, d)
 	}
 	f := &fitting{extraction: e, pool: pool, site: m.Site, set: m.Settings, d: d}
 	l, err := f.ladder()

@@ -108,7 +108,11 @@ func (a *app) cacheDir() string {
 }
 
 // open opens a checkpoint: a path, or a model name of the local Hugging Face cache.
+// A merge in place that was interrupted in it is ended first.
 func (a *app) open(path string) (*formats.Checkpoint, error) {
+	if _, err := a.recoverMerge(path); err != nil {
+		return nil, err
+	}
 	home, err := os.UserHomeDir()
 	if err != nil {
 		home = ""

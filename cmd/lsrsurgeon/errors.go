@@ -75,6 +75,8 @@ func verdict(err error) (code int, msg, hint string) {
 		return exitUsage, msg, u.hint
 	case errors.Is(err, atomicfile.ErrExists):
 		return exitUsage, msg, "give another name, or --force to replace it"
+	case errors.Is(err, atomicfile.ErrLocked):
+		return exitFailed, msg, "wait until it has ended, or give another output"
 	case errors.Is(err, train.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted, msg, hint
 	case errors.As(err, &r), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.ENOMEM), errors.Is(err, merge.ErrSpace):
@@ -89,7 +91,7 @@ func verdict(err error) (code int, msg, hint string) {
 func refused(err error) bool {
 	for _, e := range []error{
 		formats.ErrMalformed, formats.ErrNotFound, formats.ErrUnsupported, onnx.ErrMalformed, onnx.ErrUnsupported, adapter.ErrMismatch,
-		manifest.ErrDamaged, merge.ErrMismatch, merge.ErrNonFinite, merge.ErrUnchanged, merge.ErrOverflow,
+		manifest.ErrDamaged, merge.ErrMismatch, merge.ErrInPlace, merge.ErrNonFinite, merge.ErrUnchanged, merge.ErrOverflow,
 		decompose.ErrMismatch, task.ErrBadData, text.ErrNoTokenizer, text.ErrMalformed, train.ErrDiverged, train.ErrStateMismatch, fs.ErrNotExist,
 	} {
 		if errors.Is(err, e) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,9 @@ type mergeOptions struct {
 	names                                      string
 	seed                                       uint64
 	reversible, check, allowUnchanged, anyBase bool
-	manifest                                   bool
+	manifest, inPlace, resume                  bool
+	residual                                   string
+	residualRank                               int
 	workers                                    int
 	tolerance                                  float64
 }
@@ -37,10 +40,15 @@ func newMerge(a *app) *cobra.Command {
 		Long: `Writes a copy of the base model with the adapters' updates added to its weights.
 Tensors are streamed tile by tile, every element is rounded once from a wider
 sum, and the output appears whole or not at all. The report says what rounding
-to the output's dtype destroyed of each update.`,
+to the output's dtype destroyed of each update.
+
+--in-place changes the base instead. The new bytes go to a journal beside it
+(` + merge.JournalFile + `) first, which takes the space of the tensors that change; a crash
+leaves the old model, or is made good when the model is next opened by any command.`,
 		Example: `  lsrsurgeon merge run -o merged --check
   lsrsurgeon merge style task -o merged --weights 0.5,1 --dtype bf16
-  lsrsurgeon merge run -o merged --rounding stochastic --seed 1 --reversible`,
+  lsrsurgeon merge run -o merged --rounding stochastic --seed 1 --reversible
+  lsrsurgeon merge run -o merged --keep-residual rest --residual-rank 16`,
 		Args: minArgs(1, "ADAPTER"),
 		RunE: func(cmd *cobra.Command, args []string) error { return runMerge(cmd.Context(), a, args, o) },
 	}
@@ -56,11 +64,18 @@ to the output's dtype destroyed of each update.`,
 	f.StringVar(&o.shard, "max-shard-size", "", "cut the output into files of at most this size: 5GB (default: as the base)")
 	f.BoolVar(&o.check, "check", false, "compare the outputs of base and adapter with those of the merged model")
 	f.Float64Var(&o.tolerance, "tolerance", 0, "largest difference that --check accepts (default 1e-4 in f32, 5e-2 of the largest output otherwise)")
+	f.BoolVar(&o.inPlace, "in-place", false, "change the base model's own files, by way of a journal that survives a crash")
+	f.BoolVar(&o.resume, "resume", false, "go on with a merge to the same output that was killed; the result is the same")
+	f.StringVar(&o.residual, "keep-residual", "", "also write an adapter (LoRA) for the merged model with what rounding lost")
+	f.IntVar(&o.residualRank, "residual-rank", 16, "rank of that adapter")
 	f.BoolVar(&o.manifest, "manifest", true, "write checksums and provenance of the output (see verify)")
 	f.IntVar(&o.workers, "workers", 0, "parallel workers (default: one per processor); the result does not depend on it")
 	f.BoolVar(&o.allowUnchanged, "allow-unchanged", false, "accept tensors whose whole update rounding destroyed")
 	f.BoolVar(&o.anyBase, "any-base", false, "accept a base whose weights are not those that the adapter was made for")
-	must(c.MarkFlagRequired("output"))
+	c.MarkFlagsOneRequired("output", "in-place")
+	for _, n := range []string{"output", "resume", "check", "keep-residual", "dtype", "max-shard-size"} {
+		c.MarkFlagsMutuallyExclusive("in-place", n)
+	}
 	o.memory, o.device, o.precision, o.baseDType = "", "cpu", "f32", "f32"
 	return c
 }
@@ -87,6 +102,10 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	if o.check && len(adapters) > 1 {
 		return usagef("--check compares with one adapter at a time")
 	}
+	ended, err := a.recoverMerge(base)
+	if err != nil {
+		return err
+	}
 	ck, err := a.open(base)
 	if err != nil {
 		if o.base == "" && errors.Is(err, formats.ErrNotFound) {
@@ -98,8 +117,10 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	if o.check && ck.Format() == formats.FormatONNX {
 		return usagef("--check runs the model, which is not possible for ONNX files: compare the outputs in ONNX Runtime")
 	}
-	if err := a.checkOutputs(base, o.out); err != nil {
-		return err
+	if !o.inPlace {
+		if err := a.checkOutputs(base, o.out, o.residual); err != nil {
+			return err
+		}
 	}
 	sites, _, err := model.SitesOf(ck)
 	if err != nil {
@@ -108,7 +129,7 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	if sites, err = namesFrom(a, ck, sites, o.names); err != nil {
 		return err
 	}
-	loaded, sources, err := loadSources(a, ck, sites, adapters, weights, o.anyBase)
+	loaded, sources, err := loadSources(a, ck, sites, adapters, weights, o.anyBase || o.inPlace && ended != "")
 	if err != nil {
 		return err
 	}
@@ -123,10 +144,26 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	for _, n := range plan.LeftOut() {
 		a.note("not carried along: %s", n)
 	}
+	if o.inPlace && ended != "" {
+		if sources, err := plan.Sources(); err != nil || sources == ended {
+			return errors.Join(err, printEnded(a, base))
+		}
+		return fmt.Errorf("%w: another merge into %s had been interrupted and is complete now", merge.ErrMismatch, base)
+	}
 	bar := a.progress("merge")
-	rep, err := plan.Run(ctx, o.out, func(done, total int64) { bar.update(done, total, bytesText(total)) })
+	show := func(done, total int64) { bar.update(done, total, bytesText(total)) }
+	var rep *merge.Report
+	if o.inPlace {
+		o.out = base
+		rep, err = plan.RunInPlace(ctx, show)
+	} else {
+		rep, err = plan.Run(ctx, o.out, show)
+	}
 	bar.done()
 	if err != nil {
+		return err
+	}
+	if err := keepResidual(ctx, a, ck, loaded, weights, sites, o); err != nil {
 		return err
 	}
 	var proof *comparison
@@ -227,7 +264,7 @@ func mergeProvenance(a *app, ck *formats.Checkpoint, adapters []string, o *merge
 }
 
 func newMergePlan(a *app, ck *formats.Checkpoint, loaded []*adapter.Adapter, sources []merge.Source, from *manifest.Provenance, o *mergeOptions) (*merge.Plan, error) {
-	m := merge.Options{Manifest: from, DType: dtypeNames[o.dtype], Rounding: merge.Rounding(o.rounding), Seed: o.seed, Workers: threads(o.workers), Replace: a.force, Reversible: o.reversible, AllowUnchanged: o.allowUnchanged}
+	m := merge.Options{Manifest: from, DType: dtypeNames[o.dtype], Rounding: merge.Rounding(o.rounding), Seed: o.seed, Workers: threads(o.workers), Replace: a.force, Resume: o.resume, Reversible: o.reversible, AllowUnchanged: o.allowUnchanged}
 	var err error
 	if m.MaxShardSize, err = parseBytes(o.shard); err != nil {
 		return nil, err
@@ -285,15 +322,29 @@ func mergeRowOf(t merge.TensorReport) mergeRow {
 	return mergeRow{t.Name, t.From.String(), t.To.String(), t.Elements, t.Unchanged, t.Share, t.DeltaNorm, t.RelativeError, t.MaxError}
 }
 
+// warnLoss warns of updates that rounding destroyed, in total and of the layers that
+// lost most.
+func warnLoss(a *app, r *merge.Report) {
+	lost := slices.DeleteFunc(slices.Clone(r.Tensors), func(t merge.TensorReport) bool { return t.RelativeError <= lossWarning })
+	if len(lost) == 0 {
+		return
+	}
+	slices.SortStableFunc(lost, func(x, y merge.TensorReport) int { return cmp.Compare(y.RelativeError, x.RelativeError) })
+	var worst []string
+	for _, t := range lost[:min(3, len(lost))] {
+		worst = append(worst, fmt.Sprintf("%s (%.0f %%)", t.Name, 100*t.RelativeError))
+	}
+	a.warn("rounding destroyed much of the update: %.1f %% of the elements did not change, the error is %.0f %% of the update; worst of %d such tensors: %s; see --dtype, --rounding and --keep-residual",
+		100*r.Total.Share, 100*r.Total.RelativeError, len(lost), strings.Join(worst, ", "))
+}
+
 // lossWarning is the relative error from which a merge is worth a warning: a
 // fifth of the update is noise.
 const lossWarning = 0.2
 
 func printMerge(a *app, out string, r *merge.Report, proof *comparison) error {
 	total := mergeRowOf(r.Total)
-	if total.RelativeError > lossWarning {
-		a.warn("rounding destroyed much of the update: %.1f %% of the elements did not change, the error is %.0f %% of the update; see --dtype and --rounding", 100*total.Share, 100*total.RelativeError)
-	}
+	warnLoss(a, r)
 	if a.json {
 		rows := []mergeRow{}
 		for _, t := range r.Tensors {
