@@ -65,8 +65,8 @@ const summarySchema = 1
 
 func (r *run) path(name string) string { return filepath.Join(r.o.Dir, name) }
 
-// open prepares the directory and the state: a new one, or that of the run to
-// resume. A result means that the run is done already.
+// open makes the state: a new one, or that of the run to resume. A result means
+// that the run is done already.
 func (r *run) open() (*Result, error) {
 	if !r.o.Resume {
 		if err := r.fresh(); err != nil {
@@ -90,10 +90,16 @@ func (r *run) open() (*Result, error) {
 		}
 	}
 	r.s = *s
+	return nil, nil
+}
+
+// begin makes the directory with the log: not before the device is ready, so
+// that a run that cannot start leaves nothing behind.
+func (r *run) begin() error {
 	if err := os.MkdirAll(r.o.Dir, 0o777); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return fmt.Errorf("train: %w", err)
 	}
-	return nil, r.openLog()
+	return r.openLog()
 }
 
 // fresh makes sure that nothing of an older run is in the way.

@@ -192,6 +192,9 @@ func (t *Trainer) Run(ctx context.Context) (*Result, error) {
 	if err := r.compile(); err != nil {
 		return nil, err
 	}
+	if err := r.begin(); err != nil {
+		return nil, err
+	}
 	t.o.Event(Event{Type: EventStart, Step: r.s.Step, Steps: t.steps, Epoch: r.s.Epoch, Resumed: r.s.Step > 0})
 	r.began, r.beganAt = t.o.Now(), r.s.Step
 	r.lastSave = r.began

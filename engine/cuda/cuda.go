@@ -137,7 +137,8 @@ func (e *Engine) Products() string {
 func (e *Engine) Close() error { return e.dev.close() }
 
 // Compile implements [graph.Engine]. The errors name the tensor that could not
-// be read, or say how much memory is needed and which batch would fit.
+// be read, or say how much memory is needed and which batch would fit;
+// those are [syscall.ENOMEM].
 func (e *Engine) Compile(p *graph.Program, w graph.WeightSource, d graph.Dims) (graph.Executable, error) {
 	if err := graph.Validate(p); err != nil {
 		return nil, fmt.Errorf("%s: %w", e.Name(), err)

@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"unsafe"
 )
 
@@ -116,6 +117,9 @@ type Error struct {
 
 // Error implements error.
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s (%d)", e.Call, e.Name, e.Code) }
+
+// Is reports whether target is ENOMEM and so is e.
+func (e *Error) Is(target error) bool { return e.Code == errOutOfMemory && target == syscall.ENOMEM }
 
 // check returns nil or an [Error] for the result of a call.
 func (d *driver) check(call string, code int32) error {

@@ -2,9 +2,11 @@ package cuda
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -106,11 +108,14 @@ func TestOutOfMemory(t *testing.T) {
 		e := f.open(t, Options{MemoryLimit: 4 << 20})
 		_, _, err := tinyBERT.compile(t, e, large)
 		mention(t, err, "40000 tokens in 1000 sequences", "would fit", "4.0 MiB are available on fibre shim")
+		if !errors.Is(err, syscall.ENOMEM) {
+			t.Errorf("%v is not ENOMEM", err)
+		}
 	})
 	t.Run("not even one sequence", func(t *testing.T) {
 		e := f.open(t, Options{MemoryLimit: 1 << 14})
 		_, _, err := tinyBERT.compile(t, e, large)
-		mention(t, err, "one sequence already takes", "frozen weights", "precision bf16")
+		mention(t, err, "one sequence already takes", "frozen weights", "base dtype of bf16 or int8")
 	})
 	t.Run("growing", func(t *testing.T) {
 		e := f.open(t, Options{})
@@ -128,6 +133,9 @@ func TestOutOfMemory(t *testing.T) {
 		}
 		err = x.Run(context.Background(), tinyBERT.batch(0, lens...))
 		mention(t, err, "CUDA_ERROR_OUT_OF_MEMORY", "6000 tokens in 200 sequences", "would fit")
+		if !errors.Is(err, syscall.ENOMEM) {
+			t.Errorf("%v is not ENOMEM", err)
+		}
 		if err := x.Run(context.Background(), tinyBERT.batch(0, 8, 8)); err != nil {
 			t.Errorf("a small batch afterwards: %v", err)
 		}

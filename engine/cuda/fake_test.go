@@ -1,17 +1,12 @@
 package cuda
 
 import (
-	"bytes"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"runtime"
-	"strings"
 	"sync"
 	"testing"
 
+	"github.com/lsrsurgeon/lsrsurgeon/engine/cuda/standin"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 	"github.com/lsrsurgeon/lsrsurgeon/graph/enginetest"
 )
@@ -38,48 +33,11 @@ var built struct {
 // a file.
 func kernelSource(t testing.TB, edit func(name, text string) string) string {
 	t.Helper()
-	var b strings.Builder
-	for _, name := range kernelFiles {
-		text, err := os.ReadFile(filepath.Join("kernels", name+".cu"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := string(text)
-		if edit != nil {
-			s = edit(name, s)
-		}
-		fmt.Fprintf(&b, "#line 1 \"%s.cu\"\n%s\n", name, s)
-	}
-	return b.String()
-}
-
-var kernelName = regexp.MustCompile(`(?m)^KERNEL (\w+)\(`)
-
-// compileFake builds the stand-ins for libcuda, from the given kernels, and for
-// cuBLASLt in dir.
-func compileFake(dir, source, optimize string) error {
-	shim, err := filepath.Abs("testdata/shim")
+	s, err := standin.Source(edit)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "#include \"shim.h\"\n%s\n#include \"fakecuda.cpp\"\nKernel kernels[] = {\n", source)
-	for _, m := range kernelName.FindAllStringSubmatch(source, -1) {
-		fmt.Fprintf(&b, "{\"%s\", shim::Call<%s>::bind, 0},\n", m[1], m[1])
-	}
-	b.WriteString("};\nint kernel_count = sizeof kernels / sizeof *kernels;\n")
-	main := filepath.Join(dir, "fake.cpp")
-	if err := os.WriteFile(main, b.Bytes(), 0o644); err != nil {
-		return err
-	}
-	for out, in := range map[string]string{"libfakecuda.so": main, "libfakecublaslt.so": filepath.Join(shim, "fakecublaslt.cpp")} {
-		c := exec.Command("g++", "-std=c++17", optimize, "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wl,-soname,"+out,
-			"-Wno-unknown-pragmas", "-I"+shim, "-o", filepath.Join(dir, out), in)
-		if text, err := c.CombinedOutput(); err != nil {
-			return fmt.Errorf("%w\n%s", err, text)
-		}
-	}
-	return nil
+	return s
 }
 
 // fakeDir is where the stand-ins are; they are built on first use.
@@ -88,15 +46,12 @@ func fakeDir(t testing.TB) string {
 	if at := os.Getenv(libraryVariable); at != "" {
 		return filepath.Dir(at)
 	}
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
-		t.Skipf("libraries are opened at run time on linux/amd64 and linux/arm64 only, not on %s/%s", runtime.GOOS, runtime.GOARCH)
-	}
-	if _, err := exec.LookPath("g++"); err != nil {
-		t.Skip("g++ is not installed; with it the kernels run on the CPU")
+	if s := standin.Missing(); s != "" {
+		t.Skip(s)
 	}
 	built.once.Do(func() {
 		if built.dir, built.err = os.MkdirTemp("", "lsrsurgeon-cuda-"); built.err == nil {
-			built.err = compileFake(built.dir, kernelSource(t, nil), "-O1")
+			built.err = standin.Build(built.dir, kernelSource(t, nil), "-O1")
 		}
 	})
 	if built.err != nil {
@@ -132,7 +87,7 @@ type fake struct {
 func openFake(t testing.TB) *fake {
 	t.Helper()
 	dir := fakeDir(t)
-	f := &fake{path: filepath.Join(dir, "libfakecuda.so"), blas: filepath.Join(dir, "libfakecublaslt.so")}
+	f := &fake{path: filepath.Join(dir, standin.CUDA), blas: filepath.Join(dir, standin.CuBLASLt)}
 	l, err := openLibrary([]string{f.path})
 	if err != nil {
 		t.Fatal(err)

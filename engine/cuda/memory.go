@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"syscall"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 )
@@ -79,6 +80,15 @@ func (x *executable) fits(d graph.Dims) error {
 	return x.tooLarge(d, need, limit)
 }
 
+// memoryError says what would fit. It is [syscall.ENOMEM].
+type memoryError string
+
+// Error implements error.
+func (e memoryError) Error() string { return string(e) }
+
+// Is reports whether target is ENOMEM.
+func (e memoryError) Is(target error) bool { return target == syscall.ENOMEM }
+
 // tooLarge looks for the largest part of a batch of sizes d that fits.
 func (x *executable) tooLarge(d graph.Dims, need, limit int64) error {
 	part := func(n int) graph.Dims {
@@ -100,15 +110,15 @@ func (x *executable) tooLarge(d graph.Dims, need, limit int64) error {
 	}
 	what := fmt.Sprintf("%s are needed for %d tokens in %d sequences and %s are available on %s", size(need), d.T, d.S, size(limit), x.info.Name)
 	if lo > 0 {
-		return fmt.Errorf("%s; %d tokens in %d sequences would fit", what, part(lo).T, lo)
+		return memoryError(fmt.Sprintf("%s; %d tokens in %d sequences would fit", what, part(lo).T, lo))
 	}
 	one, err := x.total(part(1))
 	if err != nil {
 		return err
 	}
 	fixed, _ := x.fixedBytes()
-	return fmt.Errorf("%s; one sequence already takes %s, of which frozen weights %s: use a GPU with more memory, shorter sequences, a smaller base or a base dtype of bf16 or int8",
-		what, size(one), size(fixed))
+	return memoryError(fmt.Sprintf("%s; one sequence already takes %s, of which frozen weights %s: use a GPU with more memory, shorter sequences, a smaller base or a base dtype of bf16 or int8",
+		what, size(one), size(fixed)))
 }
 
 // explain turns the driver's lack of memory into what would fit.

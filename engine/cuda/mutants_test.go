@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lsrsurgeon/lsrsurgeon/engine/cuda/standin"
 )
 
 // mutants are mistakes put into the kernels on purpose, each with the tests
@@ -55,11 +57,11 @@ func TestMutants(t *testing.T) {
 				t.Fatalf("%s.cu no longer contains %q", m.file, m.from)
 			}
 			dir := t.TempDir()
-			if err := compileFake(dir, source, "-O0"); err != nil {
+			if err := standin.Build(dir, source, "-O0"); err != nil {
 				t.Fatal(err)
 			}
 			c := exec.Command(os.Args[0], "-test.run="+m.tests, "-test.failfast")
-			c.Env = append(os.Environ(), libraryVariable+"="+filepath.Join(dir, "libfakecuda.so"))
+			c.Env = append(os.Environ(), libraryVariable+"="+filepath.Join(dir, standin.CUDA))
 			out, err := c.CombinedOutput()
 			if err == nil {
 				t.Errorf("%s pass in spite of it", m.tests)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"unsafe"
+
+	"github.com/lsrsurgeon/lsrsurgeon/engine/cuda/standin"
 )
 
 var (
@@ -138,7 +140,7 @@ func TestPTX(t *testing.T) {
 			t.Errorf("the PTX lacks the line %q", want)
 		}
 	}
-	for _, m := range kernelName.FindAllStringSubmatch(kernelSource(t, nil), -1) {
+	for _, m := range standin.Kernel.FindAllStringSubmatch(kernelSource(t, nil), -1) {
 		if !bytes.Contains(text, []byte(".entry "+m[1]+"(")) {
 			t.Errorf("the PTX lacks kernel %s", m[1])
 		}
@@ -193,7 +195,7 @@ func TestRegisters(t *testing.T) {
 					}
 				}
 			}
-			if want := len(kernelName.FindAllString(kernelSource(t, nil), -1)); kernels != want {
+			if want := len(standin.Kernel.FindAllString(kernelSource(t, nil), -1)); kernels != want {
 				t.Errorf("the report has %d kernels, want %d", kernels, want)
 			}
 		})

@@ -8,9 +8,6 @@ import (
 	"io"
 )
 
-// kernelFiles are the parts of the kernels' translation unit, in order.
-var kernelFiles = []string{"common", "gemm", "elementwise", "norm", "attention", "attention_tc", "kron", "loss", "optimizer"}
-
 // The PTX is for compute capability 8.0 and of a version that drivers of CUDA
 // 11.4 know.
 const (

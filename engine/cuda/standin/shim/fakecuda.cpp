@@ -15,6 +15,19 @@ extern int kernel_count;
 namespace fake {
 enum Setting { ORDER, MEMORY, DEVICES, DRIVER, MAJOR, MINOR, LAUNCHES, GRAPHS, GUARDS, LIVE, EAGER, SETTINGS };
 long settings[SETTINGS] = {0, 1l << 30, 1, 12080, 9, 0, 0, 0, 0, 0, 0};
+// What the environment says, as "DRIVER=11030 MEMORY=1000000".
+bool from_environment() {
+  const char *text = getenv("LSRSURGEON_STANDIN");
+  for (const char *name : {"ORDER", "MEMORY", "DEVICES", "DRIVER", "MAJOR", "MINOR"}) {
+    const char *at = text ? strstr(text, name) : nullptr;
+    static int setting;
+    if (at && at[strlen(name)] == '=') settings[setting] = atol(at + strlen(name) + 1);
+    setting++;
+  }
+  shim::order = (int)settings[ORDER];
+  return true;
+}
+bool described = from_environment();
 struct Stream {
   std::deque<std::function<void()>> queue;
   u64 done = 0, pushed = 0;
