@@ -61,7 +61,7 @@ func TestSaveLoadRoundTrip(t *testing.T) {
 			case adapter.MethodKAdaptation:
 				c.Terms = 4
 			case adapter.MethodGraLoRA:
-				c.Overrides, c.HybridRank = nil, 3
+				c.Overrides, c.HybridRank, c.Targets.Exclude = nil, 3, nil
 			case adapter.MethodLoR2C, adapter.MethodShareLoR2C:
 				c.Targets = adapter.Targets{Regex: `.*layer\.\d`}
 				c.Overrides = []adapter.Override{{Pattern: "layer.1", Alpha: 3}}

@@ -241,7 +241,7 @@ func (a *Adapter) encodeGraLoRA() ([]byte, error) {
 	o.set("bias", "none")
 	o.set("fan_in_fan_out", a.inOut())
 	o.set("init_weights", true)
-	a.peftTargets(&o)
+	a.peftTargets(&o, false)
 	return o.encode()
 }
 
@@ -263,7 +263,7 @@ func (a *Adapter) encodeLoRA() ([]byte, error) {
 	o.set("bias", "none")
 	o.set("fan_in_fan_out", a.inOut())
 	o.set("init_lora_weights", true)
-	a.peftTargets(&o)
+	a.peftTargets(&o, true)
 	var ranks, alphas object
 	for _, v := range c.Overrides {
 		if _, ok := ranks.get(v.Pattern); !ok && v.Rank != (Rank{}) {
@@ -280,16 +280,20 @@ func (a *Adapter) encodeLoRA() ([]byte, error) {
 
 // peftTargets writes the targets. What PEFT would read otherwise (all-linear
 // without its idea of the head, layers with a regular expression, both kinds
-// of exclusion) is written as the list of modules that it comes to.
-func (a *Adapter) peftTargets(o *object) {
+// of exclusion) is written as the list of modules that it comes to; so are
+// exclusions where the configuration has no key for them.
+func (a *Adapter) peftTargets(o *object, exclusions bool) {
 	t := &a.Targets
-	if t.AllLinear || t.Regex != "" && len(t.Layers) > 0 || len(t.Exclude) > 0 && t.ExcludeRegex != "" {
+	excluded := len(t.Exclude) > 0 || t.ExcludeRegex != ""
+	if t.AllLinear || t.Regex != "" && len(t.Layers) > 0 || len(t.Exclude) > 0 && t.ExcludeRegex != "" || excluded && !exclusions {
 		modules := make([]string, len(a.Modules))
 		for i, m := range a.Modules {
 			modules[i] = m.Module
 		}
 		o.set("target_modules", modules)
-		o.set("exclude_modules", nil)
+		if exclusions {
+			o.set("exclude_modules", nil)
+		}
 		o.set("layers_to_transform", nil)
 		o.set("layers_pattern", nil)
 		return
@@ -299,9 +303,11 @@ func (a *Adapter) peftTargets(o *object) {
 	} else {
 		o.set("target_modules", t.Modules)
 	}
-	if t.ExcludeRegex != "" {
+	switch {
+	case !exclusions:
+	case t.ExcludeRegex != "":
 		o.set("exclude_modules", t.ExcludeRegex)
-	} else {
+	default:
 		o.set("exclude_modules", listOrNil(t.Exclude))
 	}
 	if len(t.Layers) > 0 {

@@ -11,6 +11,7 @@ type convertOptions struct {
 	graphFlags
 	ggufFlags
 	lsrFlags
+	methodFlags
 	out, to, base, prefix string
 	set                   map[string]bool // flags that the user gave
 }
@@ -31,6 +32,8 @@ func convertTargets() []convertTarget {
 		{name: "peft-lokr", help: "PEFT's LoKr: one Kronecker product", run: runConvertPEFT},
 		{name: "peft-gralora", help: "PEFT's GraLoRA", run: runConvertPEFT},
 		{name: "lsr", help: "an LSR adapter fitted to one of another kind", flags: addLSRFlags, run: runConvertLSR},
+		{name: "selected-lora", help: "LoRA of the modules that a diffora search chose", flags: addSelectFlags, run: runSelectLoRA},
+		{name: "merged-lor2c", help: "lor2c with neighbouring connections made one", flags: addConnectionFlags, run: runMergeConnections},
 		{name: "kohya", help: "a file of kohya and LyCORIS: LoRA, or LoKr for krona", run: runConvertKohya},
 		{name: "mlx", help: "the directory of an MLX adapter", run: runConvertMLX},
 		{name: "gguf", help: "llama.cpp's file of a model, or of an adapter", flags: addGGUFFlags, run: runConvertGGUF},
