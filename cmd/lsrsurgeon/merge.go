@@ -114,9 +114,6 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 		return err
 	}
 	defer ck.Close()
-	if o.check && ck.Format() == formats.FormatONNX {
-		return usagef("--check runs the model, which is not possible for ONNX files: compare the outputs in ONNX Runtime")
-	}
 	if !o.inPlace {
 		if err := a.checkOutputs(base, o.out, o.residual); err != nil {
 			return err
@@ -220,6 +217,9 @@ func loadSources(a *app, ck *formats.Checkpoint, sites []adapter.Site, paths []s
 		src, err := merge.FromAdapter(ad, weights[i])
 		if err != nil {
 			return nil, nil, err
+		}
+		if ck.Format() == formats.FormatONNX {
+			src.Head = graphHead(src.Head, sites)
 		}
 		loaded, sources = append(loaded, ad), append(sources, src)
 	}
