@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/engine/cpu"
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/graph"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/testkit"
+	"github.com/lsrsurgeon/lsrsurgeon/model"
+	"github.com/lsrsurgeon/lsrsurgeon/tensor"
+	"github.com/lsrsurgeon/lsrsurgeon/text"
+)
+
+// llamaTexts are encoded by both tokenizers.
+var llamaTexts = []string{
+	"Once upon a time, there was a little girl named Lily.",
+	"  two spaces, a tab\tand\n\nnew lines; it's 12345 o'clock",
+	"Größe, naïve, 日本語 and 🙂 are no ASCII",
+	"x = [1,2,3]; return(x!=y) && z--;",
+}
+
+// llamaJob is one GGUF file, and an adapter to put on it.
+type llamaJob struct {
+	Model string   `json:"model"`
+	LoRA  string   `json:"lora"`
+	Texts []string `json:"texts"`
+
+	name, dir, adapter string
+	allowed            float64 // of the largest logit
+}
+
+// TestJudgedByLlamaCpp converts models and adapters to GGUF, and wants llama.cpp to
+// load them, to encode texts as our tokenizer does, and to give our logits.
+func TestJudgedByLlamaCpp(t *testing.T) {
+	py := python(t)
+	if err := exec.Command(py, "-c", "import llama_cpp").Run(); err != nil {
+		t.Skipf("the Python of LSRSURGEON_PYTHON has no package llama-cpp-python: %v", err)
+	}
+	dir := t.TempDir()
+	root := testkit.RepoRoot(t)
+	stories := filepath.Join(root, "testdata", "stories260k")
+	cmd := exec.Command(py, "testdata/llama_models.py", dir, filepath.Join(filepath.Dir(root), "shared", "data", "tokenizers"), stories)
+	cmd.Env = append(os.Environ(), "HF_HUB_OFFLINE=1")
+	cmd.Stderr = os.Stderr
+	made, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	models := map[string]string{"stories260k": stories}
+	for _, n := range strings.Fields(string(made)) {
+		models[n] = filepath.Join(dir, n)
+	}
+	for _, n := range []string{"qwen2", "gpt2"} {
+		if models[n] == "" {
+			t.Logf("%s is left out: its tokenizer is not in the shared data", n)
+		}
+	}
+	var jobs []*llamaJob
+	for name, path := range models {
+		jobs = append(jobs, llamaJobs(t, dir, name, path)...)
+	}
+	runLlama(t, py, dir, jobs)
+	for i, j := range jobs {
+		t.Run(j.name, func(t *testing.T) { checkLlama(t, filepath.Join(dir, "judged.json"), i, j) })
+	}
+}
+
+// llamaJobs converts a model in several dtypes, and adapters of it.
+func llamaJobs(t *testing.T, dir, name, path string) []*llamaJob {
+	t.Helper()
+	p := func(s string) string { return filepath.Join(dir, name+s) }
+	var jobs []*llamaJob
+	for dtype, allowed := range map[string]float64{"f32": 2e-5, "f16": 3e-3, "bf16": 2e-2, "q8_0": 6e-2} {
+		mustRun(t, "convert", path, "-o", p("-"+dtype+".gguf"), "--to", "gguf", "--dtype", dtype)
+		jobs = append(jobs, &llamaJob{name: name + "/" + dtype, Model: p("-" + dtype + ".gguf"), Texts: llamaTexts, dir: path, allowed: allowed})
+	}
+	target, patterns := "q_proj,k_proj,v_proj,o_proj,down_proj", []string{"--override", `layers\.1\.self_attn.*:rank=2,alpha=9`, "--override", `layers\.0\.mlp.*:alpha=40`}
+	if name == "gpt2" {
+		target, patterns = "c_attn,c_proj,c_fc", []string{"--override", `h\.1\.attn.*:rank=2,alpha=9`}
+	}
+	for kind, flags := range map[string][]string{
+		"lora":   {"--method", "lora", "--rank", "4", "--alpha", "100"},
+		"rslora": append([]string{"--method", "lora", "--rank", "4", "--alpha", "100", "--scaling", "rslora"}, patterns...),
+		"lsr":    {"--method", "lsr", "--rank", "2x2", "--terms", "4"},
+	} {
+		a := p("-" + kind)
+		mustRun(t, append([]string{"inject", path, "-o", a, "--init", "paper", "--target", target}, flags...)...)
+		mustRun(t, "convert", a, "-o", a+".gguf", "--to", "gguf")
+		jobs = append(jobs, &llamaJob{name: name + "/" + kind, Model: p("-f32.gguf"), LoRA: a + ".gguf", Texts: llamaTexts, dir: path, adapter: a, allowed: 5e-5})
+	}
+	return jobs
+}
+
+func runLlama(t *testing.T, py, dir string, jobs []*llamaJob) {
+	t.Helper()
+	b, err := json.Marshal(jobs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "jobs.json"), b, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(py, "testdata/llama_judge.py", filepath.Join(dir, "jobs.json"), filepath.Join(dir, "judged.json")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func checkLlama(t *testing.T, judged string, i int, j *llamaJob) {
+	var tokens [][][]int32
+	if err := json.Unmarshal(readAll(t, judged), &tokens); err != nil {
+		t.Fatal(err)
+	}
+	raw := readAll(t, fmt.Sprintf("%s.%d.bin", judged, i))
+	theirs := make([]float32, len(raw)/4)
+	if err := tensor.DecodeF32(theirs, raw[:len(raw)/4*4], tensor.F32); err != nil {
+		t.Fatal(err)
+	}
+	tok, err := text.Load(j.dir, text.Options{CacheDir: filepath.Join(os.TempDir(), "lsrsurgeon-test-cache")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tok.Close()
+	for k, s := range j.Texts {
+		e, err := tok.Encode(s, text.EncodeOptions{NoOffsets: true, SplitSpecialTokens: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(e.IDs, tokens[i][k]) {
+			t.Errorf("%q: llama.cpp has %v, we have %v", s, tokens[i][k], e.IDs)
+		}
+	}
+	ours := lmLogits(t, j.dir, j.adapter, tokens[i])
+	if len(ours) != len(theirs) {
+		t.Fatalf("%d logits, llama.cpp has %d", len(ours), len(theirs))
+	}
+	top, off := 0.0, 0.0
+	for k, v := range ours {
+		top, off = math.Max(top, math.Abs(float64(v))), math.Max(off, math.Abs(float64(v)-float64(theirs[k])))
+	}
+	t.Logf("largest logit %.4g, largest difference %.3g", top, off)
+	if !(off <= j.allowed*top) {
+		t.Errorf("llama.cpp's logits differ by %.3g, largest logit %.3g, allowed %.3g", off, top, j.allowed*top)
+	}
+	if j.adapter != "" {
+		base := lmLogits(t, j.dir, "", tokens[i])
+		moved := 0.0
+		for k, v := range ours {
+			moved = math.Max(moved, math.Abs(float64(v)-float64(base[k])))
+		}
+		if moved < 100*off {
+			t.Errorf("the adapter moves the logits by %.3g only, llama.cpp's are off by %.3g: nothing is shown", moved, off)
+		}
+	}
+}
+
+// lmLogits are the logits of a language model, with an adapter unless it is "".
+func lmLogits(t *testing.T, dir, path string, ids [][]int32) []float32 {
+	t.Helper()
+	ck, err := formats.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ck.Close()
+	m, err := model.Open(ck)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := model.BuildOptions{Task: model.TaskLM}
+	if path != "" {
+		if o.Adapter, err = adapter.Load(path, m.Sites()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := m.Build(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := &graph.Batch{CuSeqlens: []int32{0}, LossScale: 1}
+	for _, s := range ids {
+		for i := range s {
+			batch.Positions = append(batch.Positions, int32(i))
+		}
+		batch.IDs = append(batch.IDs, s...)
+		batch.CuSeqlens = append(batch.CuSeqlens, int32(len(batch.IDs)))
+	}
+	e, err := cpu.New(cpu.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := e.Compile(b.Program, b.Weights, batch.Dims())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exe.Close()
+	out := make([]float32, len(batch.IDs)*m.Config().VocabSize)
+	for _, f := range []func() error{
+		func() error { return exe.SetParams(b.Params) }, func() error { return exe.Run(context.Background(), batch) }, func() error { return exe.Read(b.Logits, out) },
+	} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
