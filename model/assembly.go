@@ -26,6 +26,7 @@ type Assembly struct {
 	initial map[string][]float32 // values of parameters by name
 	extra   map[string][]float32 // frozen tensors outside the checkpoint
 	selects map[selection]graph.Value
+	given   map[string]graph.Value // products that the program's input holds, by site
 }
 
 type selection struct {
@@ -37,7 +38,7 @@ type selection struct {
 // it is to be trained, and its Seed is settled.
 func NewAssembly(o BuildOptions) *Assembly {
 	w := &Assembly{o: o, b: graph.NewBuilder(), built: &Built{}, modules: map[string]*adapter.Module{}, placed: map[string]bool{},
-		initial: map[string][]float32{}, extra: map[string][]float32{}, selects: map[selection]graph.Value{}}
+		initial: map[string][]float32{}, extra: map[string][]float32{}, selects: map[selection]graph.Value{}, given: map[string]graph.Value{}}
 	w.built.Program = w.b.P
 	w.o.Loss = o.Loss || o.Train
 	if o.Adapter != nil {
@@ -110,7 +111,10 @@ func (w *Assembly) Linear(module string, weight, bias graph.WeightID, x graph.Va
 	if fuseResidual {
 		residual = e.Residual
 	}
-	y := w.b.Linear(module, x, weight, bias, act, residual)
+	y, ok := w.given[module]
+	if !ok {
+		y = w.b.Linear(module, x, weight, bias, act, residual)
+	}
 	if mod != nil {
 		var err error
 		if y, err = w.adapt(mod, w.b.P.Weight(weight), x, y); err != nil {

@@ -155,6 +155,9 @@ func (w *builder) projections(x graph.Value, queries graph.Pick, at func(string)
 		q = w.Pick("rows", w.b.View(all, 0, width), queries)
 		return q, w.b.View(all, width, kv), w.b.View(all, width+kv, kv), nil
 	}
+	if y, ok := w.given[at(l.Q).module]; ok {
+		w.given[at(l.Q).module] = w.Pick("query.rows", y, queries)
+	}
 	if q, err = w.linear(at(l.Q), w.Pick("rows", x, queries), Epilogue{}); err != nil {
 		return 0, 0, 0, err
 	}

@@ -66,6 +66,11 @@ type BuildOptions struct {
 	// states that enter layer Until, in [Built.Hidden], without the final norm.
 	// What it computes without dropout is what a program with From = Until takes.
 	Until int
+	// Projections makes a program with Until compute besides what the frozen
+	// query, key and value weights of layer Until (or the one fused weight) make
+	// of the hidden states, in [Built.Projections], and one with From expect them
+	// after the hidden states in the columns of Batch.Inputs.
+	Projections bool
 }
 
 // Built is a program and what belongs to it.
@@ -75,6 +80,9 @@ type Built struct {
 	// Hidden are the last hidden states after the final norm: a row per token
 	// for TaskFeatures, else the rows that the head reads.
 	Hidden graph.Value
+	// Projections are the products that [BuildOptions.Projections] asks for, (T,
+	// width) each.
+	Projections []graph.Value
 	// Pooled is the row per sequence that the head reads, or None.
 	Pooled graph.Value
 	// Logits are the head's outputs, None where only the loss exists (TaskLM).
@@ -171,7 +179,7 @@ func (w *builder) forward() error {
 	}
 	var x graph.Value
 	if w.o.From > 0 {
-		x = w.b.Input("hidden", w.m.config.HiddenSize)
+		x = w.input()
 	} else {
 		x = w.embed()
 	}
@@ -194,7 +202,7 @@ func (w *builder) forward() error {
 	if w.o.Until > 0 {
 		w.built.Hidden = x
 		w.b.Output(x)
-		return nil
+		return w.projectUntil(x)
 	}
 	if w.m.layout.FinalNorm != "" {
 		x = w.norm(w.m.layout.FinalNorm, x)

@@ -24,8 +24,10 @@ var ErrNoPrefix = errors.New("there is no frozen prefix to cache")
 type Prefix struct {
 	Program *graph.Program
 	Weights graph.WeightSource
-	// Hidden are the states that enter layer Layers, (T, Width).
-	Hidden        graph.Value
+	// Parts are the states that enter layer Layers, (T, hidden size), and perhaps
+	// what that layer's frozen attention weights make of them: Width columns
+	// together.
+	Parts         []graph.Value
 	Layers, Width int
 }
 
@@ -43,28 +45,53 @@ type PrefixOptions struct {
 // CachePrefix cuts the programs of j, which Prepare made with the same
 // arguments, at the first adapted layer: below it the forward pass runs once
 // for each sequence of the data, and from then on the layers above alone, in
-// training and in evaluation.
+// training and in evaluation. Where limit bytes (0: any number) hold them for
+// the data of j, which must be set before, the products of the first adapted
+// layer's frozen query, key and value weights are kept as well.
 //
 // Below the cut there is no dropout then, in the embeddings neither. Without
 // dropout the losses are those of the whole program, bit for bit on an engine
 // whose rows do not depend on the rest of the batch.
-func CachePrefix(j *Job, m Base, a *adapter.Adapter, o model.BuildOptions) error {
+func CachePrefix(j *Job, m Base, a *adapter.Adapter, o model.BuildOptions, limit int64) error {
 	first, err := firstLayer(a)
 	if err != nil {
 		return err
 	}
-	below, err := m.Build(model.BuildOptions{Task: model.TaskFeatures, Until: first})
+	below := func(projections bool) (*Prefix, error) {
+		b, err := m.Build(model.BuildOptions{Task: model.TaskFeatures, Until: first, Projections: projections})
+		if err != nil {
+			return nil, err
+		}
+		p := &Prefix{Program: b.Program, Weights: b.Weights, Layers: first, Parts: append([]graph.Value{b.Hidden}, b.Projections...)}
+		for _, v := range p.Parts {
+			p.Width += b.Program.Info(v).Cols
+		}
+		return p, nil
+	}
+	p, err := below(true)
+	if err == nil && limit > 0 && 4*int64(j.tokens())*int64(p.Width) > limit {
+		p, err = below(false)
+	}
 	if err != nil {
 		return err
 	}
-	o.From = first
+	o.From, o.Projections = first, len(p.Parts) > 1
 	upper, err := Prepare(m, a, j.Spec, o)
 	if err != nil {
 		return err
 	}
-	j.Train, j.Eval, j.Save = upper.Train, upper.Eval, upper.Save
-	j.Prefix = &Prefix{Program: below.Program, Weights: below.Weights, Hidden: below.Hidden, Layers: first, Width: m.Config().HiddenSize}
+	j.Train, j.Eval, j.Save, j.Prefix = upper.Train, upper.Eval, upper.Save, p
 	return nil
+}
+
+// tokens are those of all data.
+func (j *Job) tokens() (n int) {
+	for _, d := range []*task.Dataset{j.Data, j.EvalData} {
+		if d != nil {
+			n += d.Tokens()
+		}
+	}
+	return n
 }
 
 // firstLayer is the lowest layer that a has a module in.
@@ -138,6 +165,7 @@ type prefixCache struct {
 	batch    task.Batch
 	missing  []int32
 	computed []float32
+	part     []float32
 	inputs   []float32
 }
 
@@ -202,8 +230,21 @@ func (c *prefixCache) compute(ctx context.Context, b *task.Batch) error {
 	if err := c.exe.Run(ctx, &gb); err != nil {
 		return err
 	}
-	c.computed = resize(c.computed, len(c.batch.IDs)*c.p.Width)
-	return c.exe.Read(c.p.Hidden, c.computed)
+	rows := len(c.batch.IDs)
+	c.computed = resize(c.computed, rows*c.p.Width)
+	col := 0
+	for _, v := range c.p.Parts {
+		n := c.p.Program.Info(v).Cols
+		c.part = resize(c.part, rows*n)
+		if err := c.exe.Read(v, c.part); err != nil {
+			return err
+		}
+		for i := range rows {
+			copy(c.computed[i*c.p.Width+col:][:n], c.part[i*n:])
+		}
+		col += n
+	}
+	return nil
 }
 
 // resize returns a slice of n floats, v's memory if it is large enough.

@@ -48,6 +48,7 @@ type upper struct {
 	model *model.Model
 	a     *adapter.Adapter
 	build model.BuildOptions
+	limit int64 // of CachePrefix
 }
 
 func uppers(t *testing.T) []upper {
@@ -91,7 +92,7 @@ func (u upper) job(t *testing.T, threads int, cached bool) (Job, *int) {
 	tokens := new(int)
 	e := counted{Engine: cpuEngine(t, threads), tokens: tokens}
 	if cached {
-		if err := CachePrefix(&j, u.model, u.a, u.build); err != nil {
+		if err := CachePrefix(&j, u.model, u.a, u.build, u.limit); err != nil {
 			t.Fatal(err)
 		}
 		e.program = j.Prefix.Program
@@ -114,7 +115,8 @@ func numbers(t *testing.T, j Job, o Options) []uint64 {
 }
 
 func TestCachedPrefixGivesTheSameLosses(t *testing.T) {
-	for _, u := range uppers(t) {
+	all := uppers(t)
+	for i, u := range slices.Concat(all, all[1:], all[:1]) {
 		whole := options(filepath.Join(t.TempDir(), "whole"))
 		whole.LR, whole.Batch.Bucket = 2e-3, true
 		j, _ := u.job(t, 2, false)
@@ -123,6 +125,12 @@ func TestCachedPrefixGivesTheSameLosses(t *testing.T) {
 			t.Fatalf("%d numbers", len(want))
 		}
 		dir := t.TempDir()
+		u.limit = int64(i % 2) // 1: hidden states alone
+		cached, _ := u.job(t, 1, true)
+		width, h := cached.Prefix.Width, u.model.Config().HiddenSize
+		if (width > h) != (u.limit == 0) {
+			t.Errorf("%s: %d columns are kept under limit %d", u.name, width, u.limit)
+		}
 		once := j.Data.Tokens() + j.EvalData.Tokens()
 		for _, c := range []struct {
 			name     string
@@ -133,8 +141,8 @@ func TestCachedPrefixGivesTheSameLosses(t *testing.T) {
 			{"in memory", 2, PrefixOptions{}, once, once},
 			{"one thread", 1, PrefixOptions{}, once, once},
 			{"on disk", 3, PrefixOptions{Dir: dir}, once, once},
-			{"half in memory", 2, PrefixOptions{Limit: int64(2 * once * u.model.Config().HiddenSize)}, 3 * once / 2, 5 * once / 2},
-			{"half on disk", 2, PrefixOptions{Dir: dir, Limit: int64(2 * once * u.model.Config().HiddenSize)}, 3 * once / 2, 5 * once / 2},
+			{"half in memory", 2, PrefixOptions{Limit: int64(2 * once * width)}, 3 * once / 2, 5 * once / 2},
+			{"half on disk", 2, PrefixOptions{Dir: dir, Limit: int64(2 * once * width)}, 3 * once / 2, 5 * once / 2},
 			{"nothing fits", 2, PrefixOptions{Limit: 1}, 3 * once, 3 * once},
 		} {
 			o := whole
@@ -220,7 +228,7 @@ func TestPrefixNeedsFrozenLayers(t *testing.T) {
 		"begins in layer 0":     adapterIn(t, m, 0, 1),
 		"no module in a layer;": {},
 	} {
-		err := CachePrefix(&Job{}, m, a, model.BuildOptions{})
+		err := CachePrefix(&Job{}, m, a, model.BuildOptions{}, 0)
 		if !errors.Is(err, ErrNoPrefix) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "upper layers") {
 			t.Errorf("got error %v, want one with %q", err, want)
 		}
@@ -249,7 +257,7 @@ func TestPrefixNeedsFrozenLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := tr.Estimate(); e.CacheBytes != int64(4*(j.Data.Tokens()+j.EvalData.Tokens())*m.Config().HiddenSize) {
+	if e := tr.Estimate(); e.CacheBytes != int64(4*(j.Data.Tokens()+j.EvalData.Tokens())*j.Prefix.Width) {
 		t.Errorf("estimate of the cache: %d", e.CacheBytes)
 	}
 }

@@ -131,11 +131,7 @@ func (t *Trainer) Estimate() Estimate {
 		e.Frozen += values
 		e.FrozenBytes += bytes
 		e.PlanBytes += graph.NewPlan(p.Program, maxDims(t.dims)).PeakBytes
-		tokens := d.Tokens()
-		if t.job.EvalData != nil {
-			tokens += t.job.EvalData.Tokens()
-		}
-		e.CacheBytes = 4 * int64(tokens) * int64(p.Width)
+		e.CacheBytes = 4 * int64(t.job.tokens()) * int64(p.Width)
 	}
 	if t.job.EvalData != nil {
 		if p, err := t.job.EvalData.Plan(0, t.o.EvalBatch); err == nil {

@@ -216,19 +216,19 @@ func prepare(ctx context.Context, a *app, s *session, o *trainOptions, event fun
 	if err != nil {
 		return nil, err
 	}
+	job.Data = set
+	if err := o.evaluation(ctx, s, sp, &job); err != nil {
+		return nil, err
+	}
 	if o.cachePrefix {
-		if err := train.CachePrefix(&job, s.base, s.adapter, o.build()); errors.Is(err, train.ErrNoPrefix) {
+		if err := train.CachePrefix(&job, s.base, s.adapter, o.build(), prefix.Limit); errors.Is(err, train.ErrNoPrefix) {
 			return nil, &usageError{msg: "--cache-prefix: " + err.Error(), hint: "lsrsurgeon inject MODEL -o ADAPTER --layers 8-11"}
 		} else if err != nil {
 			return nil, err
 		}
 	}
-	job.Data = set
 	if o.headLR > 0 {
 		scaleHead(job.Train.Program, s.adapter, float32(o.headLR/o.rate(s)))
-	}
-	if err := o.evaluation(ctx, s, sp, &job); err != nil {
-		return nil, err
 	}
 	if job.Engine, err = o.engineFlags.open(a); err != nil {
 		return nil, err
