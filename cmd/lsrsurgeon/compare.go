@@ -4,6 +4,8 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -28,9 +30,14 @@ type comparison struct {
 	OK        bool    `json:"ok"`
 }
 
-// compareMerged runs both models on fixed random tokens.
+// compareMerged runs both models on fixed random tokens. A merged graph has the
+// name of the base in the directory of the output.
 func compareMerged(ctx context.Context, a *app, base *formats.Checkpoint, ad *adapter.Adapter, o *mergeOptions) (*comparison, error) {
-	merged, err := a.open(o.out)
+	out := o.out
+	if st, err := os.Stat(out); err == nil && st.IsDir() && base.Format() == formats.FormatONNX {
+		out = filepath.Join(out, filepath.Base(base.Path()))
+	}
+	merged, err := a.open(out)
 	if err != nil {
 		return nil, err
 	}
