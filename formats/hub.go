@@ -46,3 +46,16 @@ func hubSnapshot(cache, name string) (string, bool) {
 	sort.Strings(all)
 	return all[len(all)-1], true
 }
+
+// InHubCache says whether a path, its links resolved, lies in a cache in Hugging
+// Face's layout: models--org--name with snapshots, which are links to blobs that
+// several revisions and programs share.
+func InHubCache(path string) bool {
+	parts := strings.Split(filepath.ToSlash(path), "/")
+	for i := 1; i < len(parts); i++ {
+		if (parts[i] == "snapshots" || parts[i] == "blobs") && strings.HasPrefix(parts[i-1], "models--") {
+			return true
+		}
+	}
+	return false
+}

@@ -10,8 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 )
@@ -90,7 +90,7 @@ func ownFiles(p *Plan) error {
 	if err != nil {
 		return err
 	}
-	if inHubCache(real) {
+	if formats.InHubCache(real) {
 		return fmt.Errorf("%s: %w: it is in the Hugging Face cache, whose files others use: write a new model", p.base.Path(), ErrInPlace)
 	}
 	if st, err := os.Lstat(p.base.Dir()); err != nil || st.Mode()&os.ModeSymlink != 0 {
@@ -106,18 +106,6 @@ func ownFiles(p *Plan) error {
 		}
 	}
 	return nil
-}
-
-// inHubCache says whether a path, its links resolved, lies in a cache in Hugging Face's
-// layout: models--org--name with snapshots of links to blobs.
-func inHubCache(path string) bool {
-	parts := strings.Split(filepath.ToSlash(path), "/")
-	for i := 1; i < len(parts); i++ {
-		if (parts[i] == "snapshots" || parts[i] == "blobs") && strings.HasPrefix(parts[i-1], "models--") {
-			return true
-		}
-	}
-	return false
 }
 
 // inPlace fills the journal.

@@ -287,3 +287,42 @@ func TestSetKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestOutputInHubCache: nothing is written into the Hugging Face cache, also not
+// through a link.
+func TestOutputInHubCache(t *testing.T) {
+	base := open(t, makeBase(t))
+	root := t.TempDir()
+	snapshot := filepath.Join(root, "models--org--name", "snapshots", "abc")
+	if err := os.MkdirAll(snapshot, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(root, "link")
+	if err := os.Symlink(snapshot, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{filepath.Join(snapshot, "out"), filepath.Join(link, "out"), link} {
+		p := mustPlan(t, base, sources(1e-3), Options{Replace: true})
+		if _, err := p.Run(context.Background(), out, nil); err == nil || !strings.Contains(err.Error(), "Hugging Face cache") {
+			t.Errorf("%s: %v", out, err)
+		}
+	}
+	if m := tree(t, snapshot); len(m) != 0 {
+		t.Errorf("written: %v", m)
+	}
+}
+
+// TestModesKept: private weights stay private.
+func TestModesKept(t *testing.T) {
+	dir := makeBase(t)
+	if err := os.Chmod(filepath.Join(dir, "model-00002-of-00002.safetensors"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	mustMerge(t, open(t, dir), sources(1e-3), Options{}, out)
+	for name, want := range map[string]os.FileMode{"model-00001-of-00002.safetensors": 0o644, "model-00002-of-00002.safetensors": 0o600} {
+		if st, err := os.Stat(filepath.Join(out, name)); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", name, st.Mode(), err)
+		}
+	}
+}

@@ -75,6 +75,9 @@ func (p *Plan) knownSums() map[string]manifest.TensorSum {
 
 // checkOutput refuses an output that is the base, in it or around it.
 func (p *Plan) checkOutput(out string) error {
+	if real, err := realPath(out); err == nil && formats.InHubCache(real) {
+		return fmt.Errorf("output %s lies in the Hugging Face cache: choose another place", out)
+	}
 	if singleFile(out) {
 		if strings.HasSuffix(out, ".onnx") != (p.base.Format() == formats.FormatONNX) {
 			return fmt.Errorf("output %s: the base is in %s format: give a directory, or a file of that format", out, p.base.Format())
