@@ -3,6 +3,7 @@ package onnxmodel
 import (
 	"fmt"
 	"math"
+	"os"
 	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -55,7 +56,7 @@ type ExportOptions struct {
 // here are an error wrapping [formats.ErrUnsupported] that names them.
 func Export(p *graph.Program, o ExportOptions) (*onnx.Model, error) {
 	x := &exporter{p: p, o: o, list: newNodeList(map[string]bool{"": true, InputIDs: true, InputMask: true, InputTypes: true, OutHidden: true, OutLogits: true}),
-		values: map[graph.Value]string{}, weights: map[weightUse]string{}, memo: map[string]string{},
+		values: map[graph.Value]string{}, weights: map[weightUse]string{}, memo: map[string]string{}, files: map[int]**os.File{},
 		edit: onnx.NewGraph(o.Name, "lsrsurgeon", o.Version, exportIR, []onnx.Opset{{Version: exportOpset}})}
 	if p.Forward != 0 && p.Forward < len(p.Ops) {
 		return nil, fmt.Errorf("onnxmodel: exporting a program with a backward pass")
@@ -89,6 +90,7 @@ type exporter struct {
 	// they are.
 	memo   map[string]string
 	inputs []string // those used so far
+	files  map[int]**os.File
 }
 
 // unsupported names an operation without a form.

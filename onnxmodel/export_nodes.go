@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
@@ -68,7 +69,7 @@ func encode(name string, d onnx.DataType, data []float64) ([]byte, error) {
 	}
 	for i, v := range back {
 		if (math.IsInf(v, 0) || math.IsNaN(v)) && !math.IsInf(data[i], 0) && !math.IsNaN(data[i]) {
-			return nil, fmt.Errorf("tensor %s: element %d is %g, beyond the range of %v", name, i, data[i], d)
+			return nil, &formats.Error{Tensor: name, Reason: fmt.Sprintf("element %d is %g, beyond the range of %v", i, data[i], d), Hint: "use a base model in float32, or merge the adapter", Err: formats.ErrUnsupported}
 		}
 	}
 	return b, nil

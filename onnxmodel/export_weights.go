@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"slices"
 	"sort"
 	"strings"
@@ -68,7 +69,7 @@ func (x *exporter) tensor(w *graph.Weight) (*onnx.Tensor, error) {
 			default:
 				return nil, &formats.Error{Path: x.o.Checkpoint.Path(), Tensor: t.Name, Reason: fmt.Sprintf("has dtype %s, which operator set %d does not convert", t.TypeName(), exportOpset), Hint: "write the checkpoint in f32, f16 or bf16", Err: formats.ErrUnsupported}
 			}
-			return onnx.NewTensorFrom(t.Name, onnx.DataTypeOf(t.DType), t.Shape, &tensorReader{x.o.Checkpoint, t}, 0), nil
+			return onnx.NewTensorFrom(t.Name, onnx.DataTypeOf(t.DType), t.Shape, x.reader(t), 0), nil
 		}
 	}
 	if x.o.Weights == nil {
@@ -89,25 +90,30 @@ func (x *exporter) tensor(w *graph.Weight) (*onnx.Tensor, error) {
 	return onnx.NewTensor(w.Name, onnx.Float, dims, raw), nil
 }
 
-// tensorReader reads the bytes of a tensor of a checkpoint.
+// tensorReader reads the bytes of a tensor of a checkpoint from its file, not
+// from a mapping, whose pages would count as the process's memory.
 type tensorReader struct {
 	c *formats.Checkpoint
 	t formats.Tensor
+	f **os.File // opened at the first reading
+}
+
+// reader is that of a tensor of the checkpoint; all tensors of a file share one
+// open file, which the runtime closes when nothing refers to it any more.
+func (x *exporter) reader(t formats.Tensor) *tensorReader {
+	if x.files[t.File] == nil {
+		x.files[t.File] = new(*os.File)
+	}
+	return &tensorReader{x.o.Checkpoint, t, x.files[t.File]}
 }
 
 func (r *tensorReader) ReadAt(p []byte, off int64) (n int, err error) {
-	b, err := r.c.Bytes(r.t)
-	if err != nil {
-		return 0, err
+	if *r.f == nil {
+		if *r.f, err = os.Open(r.c.Files()[r.t.File].Path); err != nil {
+			return 0, err
+		}
 	}
-	if off >= int64(len(b)) {
-		return 0, io.EOF
-	}
-	err = r.c.Guard(r.t, func() error { n = copy(p, b[off:]); return nil })
-	if err == nil && n < len(p) {
-		err = io.EOF
-	}
-	return n, err
+	return io.NewSectionReader(*r.f, r.t.Offset, r.t.Bytes).ReadAt(p, off)
 }
 
 // reopen reads the model that an edit makes, without writing it.

@@ -3,6 +3,7 @@ package onnxmodel
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -234,7 +235,7 @@ func (x *injector) attach(i int, module string, u update) error {
 	x.out.Edit.ReplaceNode(i, msg)
 	first := len(x.list.nodes)
 	delta := u.emit(x.list, module, n.Inputs[0], base)
-	add := x.list.fresh("/" + module + "/adapter/Add")
+	add := x.list.fresh("/" + strings.ReplaceAll(module, ".", "/") + "/adapter/Add")
 	nodes := append(slices.Clone(x.list.nodes[first:]), &onnx.Node{Name: add, Op: "Add", Inputs: []string{base, delta}, Outputs: []string{y}})
 	x.list.nodes = x.list.nodes[:first]
 	x.out.Nodes += len(nodes)

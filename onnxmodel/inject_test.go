@@ -485,3 +485,48 @@ func TestWriteFaults(t *testing.T) {
 		}
 	}
 }
+
+// TestInjectHalf: a layer that computes in float16 gets tensors of float16, and
+// the report says what rounding cost; values beyond its range are refused.
+func TestInjectHalf(t *testing.T) {
+	e := onnx.NewGraph("half", "test", "1", 8, []onnx.Opset{{Version: 17}})
+	e.AddInitializer(onnx.NewTensor("a.weight", onnx.Float16, []int{4, 3}, raw(t, onnx.Float16, number(12, 1))))
+	e.AddNode(&onnx.Node{Name: "/a/MatMul", Op: "MatMul", Inputs: []string{"x", "a.weight"}, Outputs: []string{"y"}})
+	e.AddInput(onnx.TensorInfo("x", onnx.Float16, "rows", 4))
+	e.AddOutput(onnx.TensorInfo("y", onnx.Float16, "rows", 3))
+	plan, err := e.Plan("m.onnx", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := plan.Files[0].WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	m, err := onnx.Read(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := adapted(t, m, "lora", 0)
+	in, err := onnxmodel.Inject(m, a, onnxmodel.InjectOptions{As: onnxmodel.AsInputs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := in.Modules[0]; r.Type != onnx.Float16 || r.Rounding < 1e-5 || r.Rounding > 0x1p-11 {
+		t.Errorf("%+v", r)
+	}
+	for _, p := range in.Adapter.Parameters {
+		if p.Type != onnx.Float16 {
+			t.Errorf("parameter %s is %v", p.Name, p.Type)
+		}
+	}
+	x := map[string]array{"x": {[]int{2, 4}, number(8, 1)}}
+	nodes, err := onnxmodel.Inject(m, a, onnxmodel.InjectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Compare(t, "y", float32s(evaluate(t, rewritten(t, m, nodes), x)["y"].data), merged(t, m, a, x)["y"].data, 2e-3, 1e-3)
+	a.Modules[0].Tensors[1][0] = 1e6
+	if _, err := onnxmodel.Inject(m, a, onnxmodel.InjectOptions{}); err == nil || !strings.Contains(err.Error(), "beyond the range of FLOAT16") {
+		t.Errorf("%v", err)
+	}
+}
