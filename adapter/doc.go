@@ -13,11 +13,20 @@
 //	lora         ΔW = A B                                arXiv 2106.09685
 //	krona        ΔW = Σ C_k ⊗ D_k                        arXiv 2212.10650
 //	kadaptation  ΔW = Σ (p_i q_iᵀ) ⊗ (u_i v_iᵀ)          arXiv 2203.16329
+//	gralora      ΔW = a k x k grid of A B                arXiv 2505.20355
+//	diffora      ΔW = g·A B, g a gate                    arXiv 2502.08905
+//
+// Two have no ΔW, and their [Kind.Delta] is [ErrNoDelta]:
+//
+//	dora, lsr-dora     W' = m (W + ΔW)/‖W + ΔW‖          arXiv 2402.09353
+//	lor2c, sharelor2c  y += scale·x A B around a block   arXiv 2503.00572
+//
+// LoRA may start from W itself ([InitPiSSA], [InitOLoRA]).
 //
 // Start with [New], or with [Load] for a directory: one that this package
-// wrote, or a LoRA or LoKr adapter of the PEFT library. [Adapter.Deltas] gives
-// every ΔW to a merge; a model lowers each module into its program through
-// [Kind.Lower].
+// wrote, or a LoRA, DoRA, GraLoRA or LoKr adapter of the PEFT library.
+// [Adapter.Deltas] gives every ΔW; a model lowers each module into its program
+// through [Kind.Lower].
 //
 // # Total accounting
 //
@@ -42,14 +51,21 @@
 //	base_model.shared.<kind>.kadaptation_p    (t, t), row i is p_i; q alike
 //	base_model.model.<module>.kadaptation_u    (t, in/t), row i is u_i
 //	base_model.model.<module>.kadaptation_v    (t, out/t), row i is v_i
+//	base_model.model.<module>.lora_magnitude_vector    (out), m of dora; lsr_magnitude of lsr-dora
+//	base_model.model.<module>.gralora_A    (k, in/k, r)
+//	base_model.model.<module>.gralora_B    (k, r, out/k)
+//	base_model.model.<module>.gralora_A_general.weight    (h, in), B: (out, h)
+//	base_model.model.<module>.diffora_A    (r, in); diffora_B (1, out, r); diffora_gate (1)
+//	base_model.model.<block>.lor2c_A    (r, hidden); lor2c_B (hidden, r)
+//	base_model.shared.lor2c_A    (r, hidden), of sharelor2c
 //	base_model.model.<head tensor>    a trained head, as the checkpoint names it
 //
-// A LoRA adapter written here is an ordinary PEFT adapter; what PEFT has no key
-// for (seed, initialisation, hash of the base) is JSON in the metadata entry
+// A LoRA, DoRA or GraLoRA adapter written here is an ordinary PEFT adapter; what
+// PEFT has no key for (seed, initialisation, hash of the base) is JSON in the metadata entry
 // "lsrsurgeon" of its tensor file. The configuration of the other kinds has the
 // keys
 //
-//	peft_type                "LSR", "KRONA", "KADAPTATION"
+//	peft_type                "LSR", "KRONA", "KADAPTATION", "LSR_DORA", "DIFFORA", "LOR2C", "SHARELOR2C"
 //	lsrsurgeon_format        1
 //	base_model_name_or_path  as given, or null
 //	base_model_hash          of the base's tensors, or null
