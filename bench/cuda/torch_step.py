@@ -69,5 +69,5 @@ for _ in range(a.steps):
 wait()
 each = (time.perf_counter() - start) / a.steps
 peak = torch.cuda.max_memory_allocated() / 2**20 if a.device == "cuda" else None
-print(json.dumps({"model": a.model, "mode": a.mode, "torch": torch.__version__, "tokens_per_second": sum(lens) / each,
+print(json.dumps({"model": a.model, "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu", "mode": a.mode, "torch": torch.__version__, "tokens_per_second": sum(lens) / each,
                   "seconds_per_step": each, "peak_mib": peak, "loss": float(loss.detach())}))

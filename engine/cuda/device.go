@@ -14,7 +14,8 @@ type device struct {
 	ordinal int32
 	handle  int32 // CUdevice
 	context uintptr
-	module  uintptr
+	code    *ptxText // PTX, translated kernel by kernel when it is first needed
+	modules []uintptr
 	stream  uintptr // computes
 	copies  uintptr // copies batches
 	kernels map[string]*kernelHandle
@@ -111,19 +112,18 @@ func (v *device) openBlas(o Options) func() error {
 	}
 }
 
-// load gives the driver the PTX to translate.
+// load reads the PTX and gives the driver a kernel to translate, which says
+// whether it takes the version.
 func (v *device) load() error {
-	image, err := ptx()
+	text, err := ptx()
 	if err != nil {
 		return err
 	}
-	image = append(image, 0)
-	code := v.loadModule(&v.module, unsafe.Pointer(&image[0]), 0, nil, nil)
-	runtime.KeepAlive(image)
-	if err := v.check("loading the kernels", code); err != nil {
-		return fmt.Errorf("%w: the driver does not take PTX %s; update it to %s or newer", err, ptxVersion, minimumDriver)
+	if v.code, err = splitPTX(text); err != nil {
+		return err
 	}
-	return nil
+	_, err = v.kernel("fill")
+	return err
 }
 
 // describe asks the driver about device i.
@@ -170,8 +170,10 @@ func (v *device) close() error {
 				return err
 			}
 		}
-		if err := v.check("cuModuleUnload", v.unloadModule(v.module)); err != nil {
-			return err
+		for _, m := range v.modules {
+			if err := v.check("cuModuleUnload", v.unloadModule(m)); err != nil {
+				return err
+			}
 		}
 		return v.check("cuDevicePrimaryCtxRelease", v.releaseContext(v.handle))
 	})
@@ -225,12 +227,28 @@ func (v *device) launch(name string, g grid, block, shared int, args ...any) err
 	return v.check("kernel "+name, int32(code))
 }
 
+// kernel returns a kernel, which the driver translates on first use: no
+// program uses all of them, and translating takes seconds.
 func (v *device) kernel(name string) (*kernelHandle, error) {
 	if k := v.kernels[name]; k != nil {
 		return k, nil
 	}
+	image, err := v.code.module(name)
+	if err != nil {
+		return nil, err
+	}
+	var m uintptr
+	code := v.loadModule(&m, unsafe.Pointer(&image[0]), 0, nil, nil)
+	runtime.KeepAlive(image)
+	if err := v.check("loading kernel "+name, code); err != nil {
+		if outOfMemory(err) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: the driver does not take PTX %s; update it to %s or newer", err, ptxVersion, minimumDriver)
+	}
+	v.modules = append(v.modules, m)
 	k := &kernelHandle{}
-	if err := v.check("kernel "+name, v.function(&k.fn, v.module, name)); err != nil {
+	if err := v.check("kernel "+name, v.function(&k.fn, m, name)); err != nil {
 		return nil, err
 	}
 	v.kernels[name] = k

@@ -140,10 +140,24 @@ func TestPTX(t *testing.T) {
 			t.Errorf("the PTX lacks the line %q", want)
 		}
 	}
+	code, err := splitPTX(text)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, m := range standin.Kernel.FindAllStringSubmatch(kernelSource(t, nil), -1) {
-		if !bytes.Contains(text, []byte(".entry "+m[1]+"(")) {
-			t.Errorf("the PTX lacks kernel %s", m[1])
+		image, err := code.module(m[1])
+		if err != nil {
+			t.Error(err)
+			continue
 		}
+		for _, part := range []string{".version ", ".visible .entry "} {
+			if n := bytes.Count(image, []byte("\n"+part)); n != 1 {
+				t.Errorf("the module of %s has %d lines with %s", m[1], n, part)
+			}
+		}
+	}
+	if _, err := code.module("gemm"); err == nil {
+		t.Error("there is a module of a kernel that does not exist")
 	}
 }
 

@@ -39,6 +39,7 @@ var allowed = map[string]string{
 	"engine/cuda":                "graph",
 	"engine/cuda/standin":        "",
 	"bench/cuda/standin":         "engine/cuda/standin",
+	"bench/cuda/report":          "",
 	"model":                      "adapter graph formats tensor internal/suggest formats/onnx",
 	"onnxmodel":                  "adapter graph kron model formats formats/onnx tensor internal/atomicfile",
 	"merge":                      "adapter manifest formats formats/safetensors internal/atomicfile internal/kernel tensor formats/onnx",
