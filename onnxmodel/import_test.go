@@ -71,14 +71,19 @@ func (e *exported) floats(t testing.TB, name string) []float64 {
 	return out
 }
 
-// runProgram runs a program and reads v.
-func runProgram(t testing.TB, b *model.Built, batch *graph.Batch, v graph.Value) []float32 {
+func engine(t testing.TB) graph.Engine {
 	t.Helper()
-	engine, err := cpu.New(cpu.Options{Threads: 1})
+	e, err := cpu.New(cpu.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := engine.Compile(b.Program, b.Weights, batch.Dims())
+	return e
+}
+
+// runProgram runs a program and reads v.
+func runProgram(t testing.TB, b *model.Built, batch *graph.Batch, v graph.Value) []float32 {
+	t.Helper()
+	x, err := engine(t).Compile(b.Program, b.Weights, batch.Dims())
 	if err != nil {
 		t.Fatal(err)
 	}
