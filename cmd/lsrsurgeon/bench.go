@@ -33,7 +33,7 @@ see bench/peers/compare.`,
 		},
 	}
 	c.Flags().IntVar(&threadsFlag, "threads", 0, "threads (default: all)")
-	c.AddCommand(newBenchGemm(a), newBenchStep(a), newBenchAdapters(a))
+	c.AddCommand(newBenchGemm(a), newBenchStep(a), newBenchAdapters(a), newBenchPrefix(a))
 	return c
 }
 

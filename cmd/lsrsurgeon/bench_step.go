@@ -27,7 +27,7 @@ type stepOptions struct {
 	arch, method, rank, precision, baseDType string
 	terms                                    int
 	batch, batches, seq, threads             int
-	checkpoint                               int
+	checkpoint, from                         int
 	dropout                                  float64
 	layers                                   string
 	worker                                   bool
@@ -75,6 +75,7 @@ type stepBench struct {
 	batches []*graph.Batch
 	tokens  int
 	params  int
+	loss    graph.Value
 	train   bool
 	steps   int
 }
@@ -160,7 +161,7 @@ func newStepBench(o *stepOptions) (*stepBench, error) {
 // step compiles one step.
 func (m *stepModel) step(o *stepOptions) (_ *stepBench, err error) {
 	s := &stepBench{train: o.method != "frozen"}
-	b := model.BuildOptions{Task: model.TaskClassification, NumLabels: 2, Train: s.train, HiddenDropout: &o.dropout, AttentionDropout: &o.dropout}
+	b := model.BuildOptions{Task: model.TaskClassification, NumLabels: 2, Train: s.train, HiddenDropout: &o.dropout, AttentionDropout: &o.dropout, From: o.from, Projections: o.from > 0}
 	if m.lm {
 		b.Task, b.Loss = model.TaskLM, true
 	}
@@ -181,16 +182,21 @@ func (m *stepModel) step(o *stepOptions) (_ *stepBench, err error) {
 	if err := s.makeBatches(o, m.Config().VocabSize, m.lm); err != nil {
 		return nil, err
 	}
-	var d graph.Dims
+	if s.exe, err = m.engine.Compile(built.Program, synthetic.Weights{}, s.dims()); err != nil {
+		return nil, err
+	}
+	s.loss = built.Program.Loss
+	s.params = built.Program.ParamSize
+	return s, s.exe.SetParams(built.Params)
+}
+
+// dims are sizes that hold all batches.
+func (s *stepBench) dims() (d graph.Dims) {
 	for _, x := range s.batches {
 		y := x.Dims()
 		d = graph.Dims{T: max(d.T, y.T), S: max(d.S, y.S), R: max(d.R, y.R), MaxLen: max(d.MaxLen, y.MaxLen)}
 	}
-	if s.exe, err = m.engine.Compile(built.Program, synthetic.Weights{}, d); err != nil {
-		return nil, err
-	}
-	s.params = built.Program.ParamSize
-	return s, s.exe.SetParams(built.Params)
+	return d
 }
 
 // benchAdapter is the adapter of a step. That of method none is one of rank 1
