@@ -70,15 +70,7 @@ func layers(t *testing.T, path string, ir, opset int64) *onnx.Model {
 	e.AddOutput(onnx.TensorInfo("y", onnx.Float, "rows", 3))
 	e.AddOutput(onnx.TensorInfo("ya", onnx.Float, "rows", 5))
 	e.AddMetadata("kept", "yes")
-	plan, err := e.Plan("m.onnx", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	if _, err := plan.Files[0].WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, b.Bytes(), 0o666); err != nil {
+	if err := os.WriteFile(path, encoded(t, e), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	return open(t, path)
@@ -91,6 +83,31 @@ func open(t *testing.T, path string) *onnx.Model {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+// encoded is the file that an edit makes.
+func encoded(t *testing.T, e *onnx.Edit) []byte {
+	t.Helper()
+	plan, err := e.Plan("m.onnx", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := plan.Files[0].WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// written is the model that an edit makes, in memory.
+func written(t *testing.T, e *onnx.Edit) *onnx.Model {
+	t.Helper()
+	b := encoded(t, e)
+	m, err := onnx.Read(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	return m
 }
 
@@ -378,18 +395,7 @@ func TestInjectFused(t *testing.T) {
 	e.AddNode(&onnx.Node{Name: "att", Op: "Attention", Domain: "com.microsoft", Inputs: []string{"x", "qkv.weight", "qkv.bias"}, Outputs: []string{"y"}, Attributes: []onnx.Attribute{onnx.IntAttr("num_heads", 2)}})
 	e.AddInput(onnx.TensorInfo("x", onnx.Float, 1, "s", 4))
 	e.AddOutput(onnx.TensorInfo("y", onnx.Float, 1, "s", 4))
-	plan, err := e.Plan("m.onnx", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	if _, err := plan.Files[0].WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	m, err := onnx.Read(bytes.NewReader(b.Bytes()), int64(b.Len()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := written(t, e)
 	if _, err := onnxmodel.Inject(m, adapted(t, m, "lora", 0), onnxmodel.InjectOptions{}); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), `"att" is Attention`) {
 		t.Errorf("%v", err)
 	}
@@ -494,18 +500,7 @@ func TestInjectHalf(t *testing.T) {
 	e.AddNode(&onnx.Node{Name: "/a/MatMul", Op: "MatMul", Inputs: []string{"x", "a.weight"}, Outputs: []string{"y"}})
 	e.AddInput(onnx.TensorInfo("x", onnx.Float16, "rows", 4))
 	e.AddOutput(onnx.TensorInfo("y", onnx.Float16, "rows", 3))
-	plan, err := e.Plan("m.onnx", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	if _, err := plan.Files[0].WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	m, err := onnx.Read(bytes.NewReader(b.Bytes()), int64(b.Len()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := written(t, e)
 	a := adapted(t, m, "lora", 0)
 	in, err := onnxmodel.Inject(m, a, onnxmodel.InjectOptions{As: onnxmodel.AsInputs})
 	if err != nil {
