@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
 )
 
 // Compare reports, for every module of an adapter, how far the update of the
@@ -59,7 +58,7 @@ func update(m *adapter.Module) (*adapter.Delta, []float64, error) {
 	}
 	d, err := k.Delta(m.Site, m.Settings, m.Tensors)
 	if errors.Is(err, adapter.ErrNoDelta) {
-		err = &formats.Error{Tensor: m.Module, Reason: m.Method + " is no update of a weight, and no other form holds it", Hint: "use it in this program", Err: formats.ErrUnsupported}
+		err = unsupported("", m.Module, m.Method+" is no update of a weight, and no other form holds it", "use it in this program")
 	}
 	return d, nil, err
 }

@@ -45,7 +45,7 @@ func WriteGGUFAdapter(a *adapter.Adapter, m *model.Model, out string, typ gguf.T
 	if math.IsInf(float64(alpha), 0) || alpha == 0 { // 0 stands for scale 1
 		return nil, fmt.Errorf("%w: alpha %v", formats.ErrUnsupported, alpha)
 	}
-	w := &ggufPairs{typ: typ, alpha: alpha, rep: rep, f: &gguf.File{KV: []gguf.KV{
+	w := &ggufPairs{from: a.Dir, typ: typ, alpha: alpha, rep: rep, f: &gguf.File{KV: []gguf.KV{
 		{Key: keyArchitecture, Value: arch.name}, {Key: keyType, Value: "adapter"}, {Key: keyAdapterType, Value: "lora"},
 		{Key: keyAlpha, Value: alpha}, {Key: "general.file_type", Value: fileTypes[typ]}, {Key: "general.quantization_version", Value: uint32(2)},
 	}}}
@@ -82,6 +82,7 @@ func tiedOutput(m *model.Model, ps []pair) error {
 
 // ggufPairs collects the tensors of an adapter.
 type ggufPairs struct {
+	from  string // the adapter's path
 	typ   gguf.Type
 	alpha float32
 	f     *gguf.File
@@ -92,7 +93,7 @@ type ggufPairs struct {
 func (w *ggufPairs) add(p *pair, arch *architecture, headDim int) error {
 	at, ok := arch.place(p.Module + ".weight")
 	if !ok {
-		return &formats.Error{Tensor: p.Module, Reason: "llama.cpp's " + arch.name + " has no such layer", Hint: "merge the adapter into the model instead", Err: formats.ErrUnsupported}
+		return unsupported(w.from, p.Module, "llama.cpp's "+arch.name+" has no such layer", "merge the adapter into the model instead")
 	}
 	factor := p.scale * float64(p.r) / float64(w.alpha)
 	if math.Abs(factor-1) > 1e-7 { // nearer, it is alpha's own rounding
@@ -139,7 +140,7 @@ func (w *ggufPairs) write(out io.Writer) error {
 		}
 		dev, err := d.deviation(back)
 		if err != nil {
-			return &formats.Error{Tensor: t.Name, Reason: fmt.Sprintf("%v in %v", err, t.Type), Hint: "choose --dtype f32 or bf16", Err: formats.ErrUnsupported}
+			return unsupported(w.from, t.Name, fmt.Sprintf("%v in %v", err, t.Type), "choose --dtype f32 or bf16")
 		}
 		w.rep.Tensors = append(w.rep.Tensors, dev.report(t.Name, d.from, t.Type.String()))
 	}
@@ -158,9 +159,12 @@ func readGGUF(path string, m *model.Model) (*adapter.Adapter, error) {
 	refuse := func(tensor, reason, hint string) error {
 		return &formats.Error{Path: path, Tensor: tensor, Reason: reason, Hint: hint, Err: formats.ErrUnsupported}
 	}
+	damaged := func(err error) error {
+		return &formats.Error{Path: path, Reason: err.Error(), Hint: "the file is damaged: fetch it again", Err: formats.ErrMalformed}
+	}
 	kind, err := f.Text(keyType)
 	if err != nil {
-		return nil, err
+		return nil, damaged(err)
 	}
 	if kind != "adapter" {
 		return nil, refuse("", "a GGUF file of type "+fmt.Sprintf("%q", kind)+", no adapter", "give a GGUF adapter; models are read in safetensors")
@@ -180,7 +184,7 @@ func readGGUF(path string, m *model.Model) (*adapter.Adapter, error) {
 	}
 	alpha, err := f.Float(keyAlpha)
 	if err != nil {
-		return nil, err
+		return nil, damaged(err)
 	}
 	r, err := os.Open(path)
 	if err != nil {

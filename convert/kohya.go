@@ -7,7 +7,6 @@ import (
 	"strconv"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/safetensors"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
@@ -38,7 +37,7 @@ func WriteKohya(a *adapter.Adapter, out string, o KohyaOptions) (*Report, error)
 		o.Prefix = "lycoris_"
 	}
 	rep := &Report{}
-	w := &tensorWriter{dtype: o.DType}
+	w := &tensorWriter{from: a.Dir, dtype: o.DType}
 	paths := map[string]string{}
 	names := map[string]bool{}
 	for _, m := range a.Modules {
@@ -111,9 +110,9 @@ func kohyaKronecker(a *adapter.Adapter, prefix string, w *tensorWriter) error {
 		c, d := m.Specs[0].Shape, m.Specs[1].Shape // (s, a1, b1), (s, a2, b2)
 		switch {
 		case m.Terms != 1:
-			return &formats.Error{Path: a.Dir, Tensor: m.Module, Reason: fmt.Sprintf("%d Kronecker products; lokr is one", m.Terms), Hint: "extract a LoRA of the merged model", Err: formats.ErrUnsupported}
+			return unsupported(a.Dir, m.Module, fmt.Sprintf("%d Kronecker products; lokr is one", m.Terms), "extract a LoRA of the merged model")
 		case c[1]*d[1] != m.In || c[2]*d[2] != m.Out:
-			return &formats.Error{Path: a.Dir, Tensor: m.Module, Reason: fmt.Sprintf("(%d, %d) is padded, which lokr cannot express", m.In, m.Out), Hint: "extract a LoRA of the merged model", Err: formats.ErrUnsupported}
+			return unsupported(a.Dir, m.Module, fmt.Sprintf("(%d, %d) is padded, which lokr cannot express", m.In, m.Out), "extract a LoRA of the merged model")
 		}
 		n := prefix + flat(m.Module)
 		p := pair{b: transposed(m.Tensors[0], c[1], c[2])}

@@ -81,7 +81,7 @@ func WriteMLX(a *adapter.Adapter, dir string, o MLXOptions) (*Report, error) {
 	if o.Layers > 0 && first >= 0 {
 		c.NumLayers = o.Layers - first
 	}
-	w := &tensorWriter{dtype: o.DType}
+	w := &tensorWriter{from: a.Dir, dtype: o.DType}
 	for i := range ps {
 		mlxPair(&ps[i], c.Parameters.Rank, w, rep)
 	}

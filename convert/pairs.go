@@ -43,11 +43,11 @@ func pairsOf(a *adapter.Adapter) ([]pair, error) {
 			return nil, err
 		}
 		if rescaled != nil {
-			return nil, &formats.Error{Path: a.Dir, Tensor: m.Module, Reason: m.Method + " rescales W itself, which this form cannot express", Hint: "merge the adapter into the model, or convert it to peft-lora, which holds DoRA", Err: formats.ErrUnsupported}
+			return nil, unsupported(a.Dir, m.Module, m.Method+" rescales W itself, which this form cannot express", "merge the adapter into the model, or convert it to peft-lora, which holds DoRA")
 		}
 		if d.Kron != nil {
-			return nil, &formats.Error{Path: a.Dir, Tensor: m.Module, Reason: m.Method + " is a sum of Kronecker products of full rank, and no product of two thin matrices",
-				Hint: "--to peft-lokr or kohya hold one product exactly; or extract a LoRA of the merged model", Err: formats.ErrUnsupported}
+			return nil, unsupported(a.Dir, m.Module, m.Method+" is a sum of Kronecker products of full rank, and no product of two thin matrices",
+				"peft-lokr and kohya hold one product exactly; or extract a LoRA of the merged model")
 		}
 		p := pair{Site: m.Site, r: d.R, scale: d.Scale}
 		p.a, p.devA = rounded(d.A, d.In, d.R)
@@ -129,8 +129,16 @@ func noHead(a *adapter.Adapter, form string) error {
 	if len(a.Head) == 0 {
 		return nil
 	}
-	return &formats.Error{Path: a.Dir, Tensor: a.Head[0].Name, Reason: "a trained head, for which " + form + " has no place",
-		Hint: "merge the adapter into the model instead", Err: formats.ErrUnsupported}
+	return unsupported(a.Dir, a.Head[0].Name, "a trained head, for which "+form+" has no place", "merge the adapter into the model instead")
+}
+
+// unsupported is an error about a tensor or module that a form cannot hold. path
+// is of the adapter, "" for one that was not read from a file.
+func unsupported(path, tensor, reason, hint string) error {
+	if path == "" {
+		path = "the adapter"
+	}
+	return &formats.Error{Path: path, Tensor: tensor, Reason: reason, Hint: hint, Err: formats.ErrUnsupported}
 }
 
 // assemble makes an adapter of modules that were read.

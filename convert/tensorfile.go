@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/safetensors"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
@@ -23,6 +22,7 @@ type outTensor struct {
 
 // tensorWriter collects the tensors of a safetensors file in one dtype.
 type tensorWriter struct {
+	from  string // the path of what it is made of
 	dtype tensor.DType
 	list  []outTensor
 }
@@ -63,7 +63,7 @@ func (t *tensorWriter) tensor(w io.Writer, x outTensor) (TensorReport, error) {
 	}
 	d, err := x.deviation(back)
 	if err != nil {
-		return TensorReport{}, &formats.Error{Tensor: x.name, Reason: fmt.Sprintf("%v in %v", err, t.dtype), Hint: "choose --dtype f32 or bf16", Err: formats.ErrUnsupported}
+		return TensorReport{}, unsupported(t.from, x.name, fmt.Sprintf("%v in %v", err, t.dtype), "choose --dtype f32 or bf16")
 	}
 	_, err = w.Write(out)
 	return d.report(x.name, x.from, t.dtype.String()), err

@@ -27,7 +27,11 @@ func openForConvert(a *app, path string, o *convertOptions) (_ *session, err err
 	form := convert.Detect(path)
 	if form == "" {
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
-			return nil, usagef("%s is a model; --to %s takes an adapter", path, o.to)
+			err := &usageError{msg: path + " is a model; --to " + o.to + " takes an adapter"}
+			if o.to == "mlx" {
+				err.hint = "mlx_lm loads models in safetensors as they are"
+			}
+			return nil, err
 		}
 	}
 	s := &session{a: a}
