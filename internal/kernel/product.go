@@ -63,7 +63,9 @@ func (q *product[T]) block(p0, p1, j0, j1 int) {
 	// Equal depths rather than one short last block.
 	nk := max(1, (steps+blockDepth-1)/blockDepth)
 	kc := max(8, ((steps+nk-1)/nk+7)&^7)
-	direct := kn.packed == nil && !q.transA && !q.roundA && j1-j0 <= directCols
+	// Rows that follow each other are packed as they are.
+	packed := q.lda == q.k && steps <= kc
+	direct := kn.packed == nil && !q.transA && !q.roundA && (packed || j1-j0 <= directCols)
 	for k0 := 0; k0 == 0 || k0 < steps; k0 += kc {
 		d := min(kc, steps-k0)
 		t := tiles[T]{product: q, s: s, d: d, r0: p0 * kn.mr, acc: q.acc || k0 > 0, last: k0+d >= steps}
