@@ -1,9 +1,9 @@
 """Judges ONNX models that this package has rewritten.
 
-Usage: judge.py LIST. LIST has lines "original<TAB>rewritten". For each pair:
+Usage: judge.py LIST [TOLERANCE]. LIST has lines "original<TAB>rewritten". For each pair:
 onnx.checker gives the same verdict on both, every initializer has the same
 value, and ONNX Runtime gives the same outputs for the same random inputs (or
-refuses both). Then the tensors of the original are printed as lines
+refuses both), within TOLERANCE of the largest element where one is given. Then the tensors of the original are printed as lines
 "T<TAB>file<TAB>name<TAB>sha256" of the raw little-endian bytes that onnx
 unpacks from them, for types that numpy has. The last line counts what was done.
 Versions used: onnx 1.23.2, onnxruntime 1.32.0.
@@ -46,13 +46,23 @@ def outputs(path, seed):
         return type(e).__name__
 
 
+def near(x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    if x.dtype.kind != "f" or x.shape != y.shape or x.size == 0:
+        return np.array_equal(x, y)
+    return np.allclose(x, y, rtol=0, atol=TOLERANCE * max(1, np.abs(x[np.isfinite(x)]).max(initial=0)), equal_nan=True)
+
+
 def same(a, b):
     if isinstance(a, str) or isinstance(b, str):
         return a == b
+    if TOLERANCE:
+        return len(a) == len(b) and all(near(x, y) for x, y in zip(a, b))
     return len(a) == len(b) and all(np.array_equal(np.asarray(x), np.asarray(y), equal_nan=np.asarray(x).dtype.kind in "fc") for x, y in zip(a, b))
 
 
 RANDOM = {"RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Bernoulli", "Multinomial", "Dropout"}
+TOLERANCE = float(sys.argv[2]) if len(sys.argv) > 2 else 0
 pairs = checked = ran = 0
 bad = []
 for n, line in enumerate(open(sys.argv[1])):
