@@ -19,10 +19,9 @@ type Options struct {
 	// float32. All else is float32 either way.
 	Precision string
 	// BaseDType is how frozen matrices are held: "f32", "bf16" or "int8" (one
-	// scale per output channel). Empty means the precision. With Precision
-	// "f32" the kernels widen bf16 and int8 panel by panel; "bf16" is the only
-	// one for Precision "bf16". Embedding tables are held as bf16 unless
-	// BaseDType is "f32".
+	// scale per output channel, and per entry of an embedding table). Empty
+	// means the precision. With Precision "f32" the kernels widen bf16 and int8
+	// panel by panel; "bf16" is the only one for Precision "bf16".
 	BaseDType string
 	// MemoryLimit, if positive, is how many bytes an executable may take
 	// (PeakBytes); Compile refuses what needs more.

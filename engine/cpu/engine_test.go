@@ -53,12 +53,12 @@ func (r rounded) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 		return err
 	}
 	switch {
-	case r.dtype == "bf16" || w.Gathered:
+	case r.dtype == "bf16":
 		half := make([]byte, 2*len(dst))
 		kernel.F32ToBF16(half, dst)
 		kernel.BF16ToF32(dst, half)
 	case r.dtype == "int8":
-		// Stored rows are output channels: one scale each.
+		// Stored rows are output channels, or entries of a table: one scale each.
 		n := w.StoredCols()
 		for i := 0; i < len(dst); i += n {
 			s := kernel.MaxAbs(dst[i:i+n]) / 127

@@ -94,7 +94,7 @@ func (x *executable) estimateWeights() int64 {
 				n += 8 * int64(w.Out)
 			case x.e.opt.BaseDType == "f32":
 				n += 4 * cells
-			case x.e.opt.BaseDType == "int8" && u != gathered:
+			case x.e.opt.BaseDType == "int8":
 				n += cells
 			default:
 				n += 2 * cells

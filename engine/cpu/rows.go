@@ -27,16 +27,22 @@ func (x *executable) embed(o *graph.Embed) {
 		for t := lo; t < hi; t++ {
 			dst := y.row(t)
 			for j, table := range o.Tables {
-				at := (x.index(o.Streams[j], t) + o.Offsets[j]) * y.cols
+				entry := x.index(o.Streams[j], t) + o.Offsets[j]
+				at := entry * y.cols
 				s := x.weights[table][gathered]
 				row := dst
 				if j > 0 {
 					row = x.tmp(w, 0, y.cols)
 				}
-				if s.half != nil {
+				switch {
+				case s.half != nil:
 					kernel.BF16ToF32(row, s.half[2*at:][:2*y.cols])
-				} else if row = s.f32[at:][:y.cols]; j == 0 {
-					copy(dst, row)
+				case s.bytes8 != nil:
+					kernel.Int8ToF32(row, s.bytes8[at:][:y.cols], s.scales[entry])
+				case j == 0:
+					copy(dst, s.f32[at:])
+				default:
+					row = s.f32[at:][:y.cols]
 				}
 				if j > 0 {
 					kernel.Add(dst, dst, row)

@@ -37,6 +37,8 @@ type storedWeight struct {
 	packed  *kernel.PackedB
 	f32     []float32 // rows or vector
 	half    []byte    // rows as bf16
+	bytes8  []int8    // rows as int8, times scales
+	scales  []float32 // of each row
 	squares []float64
 	users   int // executables that hold it
 	key     weightKey
@@ -44,7 +46,7 @@ type storedWeight struct {
 }
 
 func (s *storedWeight) bytes() int64 {
-	n := int64(4*len(s.f32) + len(s.half) + 8*len(s.squares))
+	n := int64(4*len(s.f32) + len(s.half) + len(s.bytes8) + 4*len(s.scales) + 8*len(s.squares))
 	if s.packed != nil {
 		n += s.packed.Bytes()
 	}
@@ -173,15 +175,30 @@ func (x *executable) store(w *graph.Weight, u use, image []float32) *storedWeigh
 		}
 		s.f32 = image
 		if x.e.opt.BaseDType != "f32" {
-			s.half = make([]byte, 2*len(image))
-			kernel.F32ToBF16(s.half, image)
-			s.f32 = nil
+			x.shrink(s, w.In, w.Out)
 			if w.Transposed {
 				kernel.Free(image)
 			}
 		}
 	}
 	return s
+}
+
+// shrink replaces the float32 rows of a table, (rows, cols), by smaller ones.
+func (x *executable) shrink(s *storedWeight, rows, cols int) {
+	image := s.f32
+	s.f32 = nil
+	if x.e.opt.BaseDType == "bf16" {
+		s.half = make([]byte, 2*len(image))
+		kernel.F32ToBF16(s.half, image)
+		return
+	}
+	s.bytes8, s.scales = make([]int8, len(image)), make([]float32, rows)
+	x.eachRows(rows, cols, func(_, lo, hi int) {
+		for i := lo; i < hi; i++ {
+			s.scales[i] = kernel.F32ToInt8(s.bytes8[i*cols:][:cols], image[i*cols:][:cols])
+		}
+	})
 }
 
 func (x *executable) weightKey(w *graph.Weight, u use) weightKey {

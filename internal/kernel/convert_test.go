@@ -118,3 +118,22 @@ func TestNarrow(t *testing.T) {
 		}
 	})
 }
+
+func TestInt8Rows(t *testing.T) {
+	kerneltest.ForEach(t, func(t *testing.T) {
+		for _, n := range []int{0, 1, 15, 16, 37, 384} {
+			x := randn(n, 3)
+			q, y := make([]int8, n), make([]float32, n)
+			s := kernel.F32ToInt8(q, x)
+			if want := kernel.MaxAbs(x) / 127; s != want {
+				t.Fatalf("%d elements: scale %v, want %v", n, s, want)
+			}
+			kernel.Int8ToF32(y, q, s)
+			for i, v := range y {
+				if v != float32(q[i])*s || math.Abs(float64(v)-float64(x[i])) > 0.5001*float64(s) {
+					t.Fatalf("%d elements: %v becomes %d and %v, scale %v", n, x[i], q[i], v, s)
+				}
+			}
+		}
+	})
+}

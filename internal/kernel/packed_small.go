@@ -102,6 +102,27 @@ func quantize(dst []int8, scale, panel []float32) {
 	}
 }
 
+// F32ToInt8 rounds src to eight bits with one scale, which it returns: src[i] ≈
+// dst[i]·scale with scale = max|src|/127, off by at most scale/2.
+func F32ToInt8(dst []int8, src []float32) (scale float32) {
+	same("F32ToInt8", len(src), len(dst))
+	var s [1]float32
+	quantize(dst, s[:], src)
+	return s[0]
+}
+
+// Int8ToF32 sets dst = src·scale.
+func Int8ToF32(dst []float32, src []int8, scale float32) {
+	same("Int8ToF32", len(src), len(dst))
+	var s [16]float32
+	for i := range s {
+		s[i] = scale
+	}
+	n := len(src) &^ 15
+	cur.vec.unpackInt8(dst[:n], src[:n], s[:])
+	goUnpackInt8(dst[n:], src[n:], s[:1])
+}
+
 func goUnpackInt8(dst []float32, src []int8, scale []float32) {
 	nr := len(scale)
 	for i := 0; i < len(src); i += nr {
