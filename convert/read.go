@@ -81,10 +81,18 @@ func detectDir(dir string) Form {
 // are taken as the file describes them, which GGUF adapters and files of kohya
 // do not allow (except those that [WriteKohya] made).
 func Read(path string, m *model.Model) (*adapter.Adapter, error) {
-	var sites []adapter.Site
-	if m != nil {
-		sites = m.Sites()
+	if m == nil {
+		return read(path, nil, nil)
 	}
+	return read(path, m.Sites(), m)
+}
+
+// ReadFor is Read for a base of which only the linear layers are known.
+func ReadFor(path string, sites []adapter.Site) (*adapter.Adapter, error) {
+	return read(path, sites, nil)
+}
+
+func read(path string, sites []adapter.Site, m *model.Model) (*adapter.Adapter, error) {
 	switch Detect(path) {
 	case FormPEFT:
 		return adapter.Load(path, sites)

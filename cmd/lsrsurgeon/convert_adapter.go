@@ -45,25 +45,32 @@ func openForConvert(a *app, path string, o *convertOptions) (_ *session, err err
 		base = namedBase(path, form)
 	}
 	if base != "" {
-		if err := s.openBase(base); err != nil {
-			if o.base != "" || !errors.Is(err, formats.ErrNotFound) && !errors.Is(err, model.ErrUnsupported) && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
-			s.close()
-			s.ck, s.model = nil, nil
-			a.note("note: without the base model %s: %v", base, err)
+		if s.ck, err = a.open(base); err == nil {
+			s.adapter, err = s.readFor(path)
+			return s, err
 		}
+		if o.base != "" || !errors.Is(err, formats.ErrNotFound) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		a.note("note: without the base model %s: %v", base, err)
 	}
-	s.adapter, err = convert.Read(path, s.model)
+	s.adapter, err = convert.Read(path, nil)
 	return s, err
 }
 
-func (s *session) openBase(path string) (err error) {
-	if s.ck, err = s.a.open(path); err != nil {
-		return err
+// readFor reads an adapter for the open base: a model with a program, or else
+// its linear layers.
+func (s *session) readFor(path string) (*adapter.Adapter, error) {
+	var err error
+	if s.model, err = model.Open(s.ck); err == nil {
+		return convert.Read(path, s.model)
 	}
-	s.model, err = model.Open(s.ck)
-	return err
+	s.model = nil
+	sites, _, err := model.SitesOf(s.ck)
+	if err != nil {
+		return nil, err
+	}
+	return convert.ReadFor(path, sites)
 }
 
 // namedBase is the base model that an adapter names, or "".

@@ -117,11 +117,10 @@ func (o *injectOptions) fitted(a *app, ck *formats.Checkpoint, sites []adapter.S
 func (o *injectOptions) source(ck *formats.Checkpoint, sites []adapter.Site) (*adapter.Adapter, error) {
 	var src *adapter.Adapter
 	m, err := model.Open(ck)
-	switch {
-	case err == nil:
+	if err == nil {
 		src, err = convert.Read(o.from.path, m)
-	default: // a model without a program: its layers are known all the same
-		src, err = adapter.Load(o.from.path, sites)
+	} else { // a model without a program: its layers are known all the same
+		src, err = convert.ReadFor(o.from.path, sites)
 	}
 	if err != nil {
 		return nil, err
