@@ -39,12 +39,16 @@ type ExportOptions struct {
 	Checkpoint *formats.Checkpoint
 	// Weights gives those that the checkpoint lacks, as float32.
 	Weights graph.WeightSource
+	// Params are the values of the program's parameters, if it has any: of an
+	// adapter that becomes part of the graph.
+	Params []float32
 	// Hidden and Logits are the values that become outputs; either may be
 	// graph.None.
 	Hidden, Logits graph.Value
 }
 
-// Export writes the forward pass of a program without adapters as an ONNX model
+// Export writes the forward pass of a program, without adapters or with those
+// that multiply with their parameters alone (LoRA, LoR2C), as an ONNX model
 // of standard operators (operator set 17, float32), with free sizes of batch and
 // sequence. The program's packed sequences become a padded batch: a value with a
 // row per token is (batch, sequence, columns), one with a row per sequence
@@ -105,6 +109,8 @@ func (x *exporter) op(op graph.Op) (err error) {
 		err = x.embed(o)
 	case *graph.Linear:
 		err = x.linear(o)
+	case *graph.MatMul:
+		err = x.matMul(o)
 	case *graph.Norm:
 		err = x.norm(o)
 	case *graph.Rope:

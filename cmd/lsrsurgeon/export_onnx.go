@@ -22,11 +22,17 @@ func exportONNX(a *app, b *onnxBase, o *convertOptions) error {
 		return err
 	}
 	s := &session{a: a, ck: b.ck, model: m, adapter: b.ad}
+	// A connection around blocks is no update of a layer to be put into the graph
+	// afterwards: it is written with the program.
+	whole := b.ad != nil && adapter.OnBlocks(b.ad.Method)
+	if whole && (o.set["as"] || o.set["form"]) {
+		return usagef("--as and --form are about updates of layers, and %s is %s", b.ad.Dir, b.ad.Method)
+	}
 	built, head, err := exportProgram(s, o.head)
 	if err != nil {
 		return err
 	}
-	x := onnxmodel.ExportOptions{Name: m.Config().ModelType, Version: version, Checkpoint: b.ck, Weights: built.Weights, Logits: built.Logits}
+	x := onnxmodel.ExportOptions{Name: m.Config().ModelType, Version: version, Checkpoint: b.ck, Weights: built.Weights, Params: built.Params, Logits: built.Logits}
 	if x.Logits == graph.None {
 		x.Hidden = built.Hidden
 	}
@@ -34,7 +40,7 @@ func exportONNX(a *app, b *onnxBase, o *convertOptions) error {
 	if err != nil {
 		return err
 	}
-	if b.ad != nil {
+	if b.ad != nil && !whole {
 		with, ad := *b, *b.ad
 		if onnxmodel.Placement(o.as) == onnxmodel.AsNodes {
 			ad.Head = nil // it is in the program
@@ -42,7 +48,11 @@ func exportONNX(a *app, b *onnxBase, o *convertOptions) error {
 		with.ad = &ad
 		return injectInto(a, g, &with, o.out, o.graphFlags)
 	}
-	w, err := writeGraph(a, g, onnx.NewEdit(g), o.out, b.ck, "")
+	dir := ""
+	if whole {
+		dir = b.ad.Dir
+	}
+	w, err := writeGraph(a, g, onnx.NewEdit(g), o.out, b.ck, dir)
 	if err != nil {
 		return err
 	}
@@ -62,6 +72,9 @@ func exportProgram(s *session, head string) (*model.Built, string, error) {
 	o := model.BuildOptions{Task: map[string]model.Task{"none": model.TaskFeatures, "classification": model.TaskClassification, "lm": model.TaskLM}[head], FreezeHead: true}
 	if s.adapter != nil {
 		o.Adapter = &adapter.Adapter{Config: s.adapter.Config, Head: s.adapter.Head}
+		if adapter.OnBlocks(s.adapter.Method) {
+			o.Adapter.Modules = s.adapter.Modules
+		}
 	}
 	b, err := s.model.Build(o)
 	if err != nil {
