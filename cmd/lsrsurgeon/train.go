@@ -320,7 +320,7 @@ func (o *trainOptions) rate(s *session) float64 {
 	if o.lr > 0 {
 		return o.lr
 	}
-	if s.adapter.Method == adapter.MethodLSR && s.adapter.Init != adapter.InitPaper {
+	if lsr := s.adapter.Method == adapter.MethodLSR || s.adapter.Method == adapter.MethodLSRDoRA; lsr && s.adapter.Init != adapter.InitPaper {
 		return 2e-3
 	}
 	return 5e-4
