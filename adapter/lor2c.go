@@ -75,7 +75,7 @@ func (lor2c) Lower(b *graph.Builder, x, y graph.Value, site Site, s Settings, pa
 }
 
 func (k lor2c) Delta(site Site, _ Settings, _ [][]float32) (*Delta, error) {
-	return nil, fmt.Errorf("%s: %w: %s is a connection around a block and changes no weight; keep it as an adapter", site.Module, ErrNoDelta, k.Method())
+	return nil, fmt.Errorf("%s: %w: %s is a connection around a block and changes no weight; keep it as an adapter, or convert it with its base to a graph (onnx)", site.Module, ErrNoDelta, k.Method())
 }
 
 // connection is the map x -> y - y₀ of the connection.

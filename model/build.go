@@ -124,10 +124,7 @@ func (m *Model) Build(o BuildOptions) (*Built, error) {
 	if err := w.forward(); err != nil {
 		return nil, err
 	}
-	w.built.Weights = m.source
-	if len(w.extra) > 0 {
-		w.built.Weights = NewWeights(m.ckpt, w.extra)
-	}
+	w.built.Weights = m.sourceOf(w.extra)
 	return w.Finish(m.sites)
 }
 

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -26,6 +27,11 @@ type Model struct {
 	used map[string]bool
 	// source is one value, so that engines see that programs share weights.
 	source graph.WeightSource
+	// last is the latest one with tensors from elsewhere.
+	last struct {
+		sync.Mutex
+		*weights
+	}
 }
 
 // Open reads config.json beside the checkpoint's tensors and checks that every

@@ -190,6 +190,24 @@ func TestMethodsTrain(t *testing.T) {
 	}
 }
 
+// The programs that train and evaluate one adapter share their frozen weights,
+// also where the adapter brings some along.
+func TestProgramsShareWeights(t *testing.T) {
+	for _, m := range methods(t) {
+		g := openGolden(t, filepath.Join("testdata", m.base))
+		a := m.trained(t, g)
+		task, _ := g.task(t)
+		train := build(t, g.model, BuildOptions{Task: task, Adapter: a, Train: true})
+		eval := build(t, g.model, BuildOptions{Task: task, Adapter: a})
+		if train.Weights != eval.Weights {
+			t.Errorf("%s on %s: two sources", m.name, m.base)
+		}
+		if other := build(t, g.model, BuildOptions{Task: task, Adapter: m.trained(t, g)}); m.config.Init == adapter.InitPiSSA && other.Weights == eval.Weights {
+			t.Error("two adapters share their frozen tensors")
+		}
+	}
+}
+
 // Every adapter comes back from its directory as it was.
 func TestMethodsRoundTrip(t *testing.T) {
 	for _, m := range methods(t) {

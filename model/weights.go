@@ -36,3 +36,30 @@ func (s *weights) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 	}
 	return s.ckpt.ReadF32(t, int64(lo)*int64(cols), int64(hi)*int64(cols), dst)
 }
+
+// sourceOf reads the checkpoint and extra. Programs whose extra tensors are the
+// same memory, as those that train and evaluate one adapter, get one source, so
+// that engines hold their common weights once.
+func (m *Model) sourceOf(extra map[string][]float32) graph.WeightSource {
+	if len(extra) == 0 {
+		return m.source
+	}
+	m.last.Lock()
+	defer m.last.Unlock()
+	if m.last.weights == nil || !sameMemory(m.last.extra, extra) {
+		m.last.weights = &weights{m.ckpt, extra}
+	}
+	return m.last.weights
+}
+
+func sameMemory(a, b map[string][]float32) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for name, x := range a {
+		if y := b[name]; len(x) != len(y) || len(x) > 0 && &x[0] != &y[0] {
+			return false
+		}
+	}
+	return true
+}
