@@ -4,8 +4,9 @@
 //
 // Nothing is linked: libcuda is opened at run time, and cuBLASLt where it is
 // found, without cgo. The kernels are CUDA C++ in kernels/, compiled ahead of
-// time to PTX for compute capability 8.0, which the driver translates for the
-// device at hand and keeps in its cache; users need only the driver.
+// time to PTX for compute capability 8.0; the driver translates each one for the
+// device at hand when it is first used and keeps it in its cache. Users need
+// only the driver.
 //
 // One goroutine, locked to its thread, owns the context of an engine. A run
 // copies the batch through pinned memory on a stream of its own, so that the
@@ -18,9 +19,12 @@
 // give the same bits again.
 //
 // Precision "f32" multiplies in float32; "tf32" puts matrix products on tensor
-// cores with operands of 10 bits of mantissa; "bf16" keeps frozen matrices as
-// bfloat16 and multiplies with them so, all other products as tf32. Sums,
-// activations, the optimizer and attention are float32 always.
+// cores with operands of 10 bits of mantissa; "bf16" multiplies with frozen
+// matrices and in attention with bfloat16 operands, all other products as tf32.
+// Sums, activations, softmax and the optimizer are float32 always. Frozen
+// matrices are held as the base dtype says: float32, bfloat16, or int8 with a
+// scale per output channel, which multiplies results, or, on the way back,
+// gradients, so that the integers themselves are exact operands.
 //
 // Sums of Kronecker products of all layers are formed in one launch at the
 // start of the forward pass, and their gradients in one at the end of the
