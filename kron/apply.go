@@ -23,57 +23,29 @@ func Apply[T Float](p *kernel.Pool, w *Work[T], y []T, ldy int, x []T, ldx, rows
 		w = &Work[T]{}
 	}
 	g := sideways(f, trans)
-	for t0 := 0; t0 < rows; t0 += g.tokens {
+	f1 := g.order(&w.f, g.firstFirst(), g.trans)
+	ws := w.of(p.Threads())
+	p.Run((rows+g.tokens-1)/g.tokens, func(worker, job int) {
+		w := &ws[worker]
+		t0 := job * g.tokens
 		n := min(g.tokens, rows-t0)
 		gx := g.gather(&w.x, x[t0*ldx:], ldx, n, g.a1, g.a2, g.n)
 		gy := grow(&w.y, g.r1*n*g.r2)
 		if g.firstFirst() {
-			g.withF1(p, grow(&w.v, g.S*g.r1*n*g.a2), gx, n)
+			v := grow(&w.v, g.S*g.r1*n*g.a2)
+			gemm(nil, true, false, g.S*g.r1, n*g.a2, g.a1, 1, f1, g.S*g.r1, gx, n*g.a2, 0, v, n*g.a2)
 			for k := range g.S {
-				gemm(p, false, g.trans, g.r1*n, g.r2, g.a2, alpha, w.v[k*g.r1*n*g.a2:], g.a2, g.F2[k*g.A2*g.R2:], g.R2, bit[T](k > 0), gy, g.r2)
+				gemm(nil, false, g.trans, g.r1*n, g.r2, g.a2, alpha, v[k*g.r1*n*g.a2:], g.a2, g.f2(k), g.R2, bit[T](k > 0), gy, g.r2)
 			}
 		} else {
-			g.withF2(p, grow(&w.u, g.S*g.a1*n*g.r2), gx, n)
+			u := grow(&w.u, g.S*g.a1*n*g.r2)
 			for k := range g.S {
-				gemm(p, !g.trans, false, g.r1, n*g.r2, g.a1, alpha, g.F1[k*g.A1*g.R1:], g.R1, w.u[k*g.a1*n*g.r2:], n*g.r2, bit[T](k > 0), gy, n*g.r2)
+				gemm(nil, false, g.trans, g.a1*n, g.r2, g.a2, 1, gx, g.a2, g.f2(k), g.R2, 0, u[k*g.a1*n*g.r2:], g.r2)
 			}
+			gemm(nil, true, false, g.r1, n*g.r2, g.S*g.a1, alpha, f1, g.r1, u, n*g.r2, 0, gy, n*g.r2)
 		}
 		g.scatter(y[t0*ldy:], ldy, gy, n, beta)
-	}
-}
-
-// ApplyGrad adds the gradients of the terms for y = alpha·x K (or x Kᵀ),
-// without forming dK:
-//
-//	dF1_k += alpha·Σ_t X_t F2_k dY_tᵀ    dF2_k += alpha·Σ_t X_tᵀ F1_k dY_t
-//
-// Shapes: x and dy as x and y in [Apply]; df1 (S, A1, R1), df2 (S, A2, R2).
-// The gradient with respect to x is Apply of dy with trans inverted. Sums in
-// T. Nothing may overlap; it panics if the shapes disagree. p and w may be nil.
-func ApplyGrad[T Float](p *kernel.Pool, w *Work[T], df1, df2 []T, dy []T, lddy int, x []T, ldx, rows int, f Factor[T], trans bool, alpha T) {
-	f.must()
-	length("df1", df1, len(f.F1))
-	length("df2", df2, len(f.F2))
-	if trans {
-		// ⟨dy, x Kᵀ⟩ = ⟨x, dy K⟩: the same sums with the two exchanged.
-		x, ldx, dy, lddy = dy, lddy, x, ldx
-	}
-	if w == nil {
-		w = &Work[T]{}
-	}
-	g := sideways(f, false)
-	s1, s2 := f.A1*f.R1, f.A2*f.R2
-	for t0 := 0; t0 < rows; t0 += g.tokens {
-		n := min(g.tokens, rows-t0)
-		gx := g.gather(&w.x, x[t0*ldx:], ldx, n, g.A1, g.A2, g.N)
-		gd := g.gather(&w.y, dy[t0*lddy:], lddy, n, g.R1, g.R2, g.M)
-		g.withF2(p, grow(&w.u, g.S*g.A1*n*g.R2), gx, n)
-		g.withF1(p, grow(&w.v, g.S*g.R1*n*g.A2), gx, n)
-		for k := range g.S {
-			gemm(p, false, true, g.A1, g.R1, n*g.R2, alpha, w.u[k*g.A1*n*g.R2:], n*g.R2, gd, n*g.R2, 1, df1[k*s1:], g.R1)
-			gemm(p, true, false, g.A2, g.R2, g.R1*n, alpha, w.v[k*g.R1*n*g.A2:], g.A2, gd, g.R2, 1, df2[k*s2:], g.R2)
-		}
-	}
+	})
 }
 
 // side is a factor seen from the side that x enters by: X_t (a1, a2) becomes
@@ -139,18 +111,37 @@ func (g *side[T]) scatter(y []T, ldy int, src []T, n int, beta T) {
 	}
 }
 
-// withF1 writes v (S, r1, n, a2): V_k = F1_kᵀ X, all terms one after another.
-func (g *side[T]) withF1(p *kernel.Pool, v, x []T, n int) {
-	for k := range g.S {
-		gemm(p, !g.trans, false, g.r1, n*g.a2, g.a1, 1, g.F1[k*g.A1*g.R1:], g.R1, x, n*g.a2, 0, v[k*g.r1*n*g.a2:], n*g.a2)
-	}
-}
+// f2 is term k of F2.
+func (f *Factor[T]) f2(k int) []T { return f.F2[k*f.A2*f.R2:] }
 
-// withF2 writes u (S, a1, n, r2): U_k = X F2_k.
-func (g *side[T]) withF2(p *kernel.Pool, u, x []T, n int) {
-	for k := range g.S {
-		gemm(p, false, g.trans, g.a1*n, g.r2, g.a2, 1, x, g.a2, g.F2[k*g.A2*g.R2:], g.R2, 0, u[k*g.a1*n*g.r2:], g.r2)
+// order copies F1 (S, A1, R1) so that one product does for all terms: with the
+// term beside the column, (A1, S, R1), or, for flipped terms, (R1, S, A1); without
+// beside, (S, A1, R1) as it is or (S, R1, A1).
+func (f *Factor[T]) order(buf *[]T, beside, flipped bool) []T {
+	if !beside && !flipped {
+		return f.F1
 	}
+	rows, cols := f.A1, f.R1
+	if flipped {
+		rows, cols = cols, rows
+	}
+	d := grow(buf, f.S*f.A1*f.R1)
+	for k := range f.S {
+		for i := range rows {
+			at := (k*rows + i) * cols
+			if beside {
+				at = (i*f.S + k) * cols
+			}
+			for j := range cols {
+				if flipped {
+					d[at+j] = f.F1[(k*f.A1+j)*f.R1+i]
+				} else {
+					d[at+j] = f.F1[(k*f.A1+i)*f.R1+j]
+				}
+			}
+		}
+	}
+	return d
 }
 
 func bit[T Float](b bool) T {

@@ -3,6 +3,7 @@ package kron_test
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -279,6 +280,29 @@ func TestApplyGradAgainstGrad(t *testing.T) {
 	})
 }
 
+// TestBackIsApplyAndApplyGrad checks all gradients at once against those one by
+// one, with dx in memory of its own and in that of x.
+func TestBackIsApplyAndApplyGrad(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 6))
+		f := random(rng, shapes(t))
+		rows := rapid.IntRange(0, 40).Draw(t, "rows")
+		alpha, beta := rng.NormFloat64(), float64(rapid.IntRange(0, 1).Draw(t, "beta"))
+		x, dy := normals(rng, rows*f.N), normals(rng, rows*f.M)
+		want, want1, want2 := normals(rng, rows*f.N), normals(rng, len(f.F1)), normals(rng, len(f.F2))
+		dx, df1, df2 := slices.Clone(want), slices.Clone(want1), slices.Clone(want2)
+		if rapid.Bool().Draw(t, "in place") {
+			dx, want = x, slices.Clone(x)
+		}
+		kron.ApplyGrad(nil, nil, want1, want2, dy, f.M, slices.Clone(x), f.N, rows, f, false, alpha)
+		kron.Apply(nil, nil, want, f.N, dy, f.M, rows, f, true, alpha, beta)
+		kron.Back(nil, nil, dx, f.N, df1, df2, dy, f.M, x, f.N, rows, f, alpha, beta)
+		near(t, "dx", dx, want, 1e-10)
+		near(t, "dF1", df1, want1, 1e-10)
+		near(t, "dF2", df2, want2, 1e-10)
+	})
+}
+
 func TestComposeIsTheProduct(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 7))
@@ -341,6 +365,13 @@ func TestThreadsDoNotChangeBits(t *testing.T) {
 	kron.Apply(nil, nil, one, f.M, x, f.N, 70, f, false, 1, 0)
 	kron.Apply(pool, nil, many, f.M, x, f.N, 70, f, false, 1, 0)
 	testkit.EqualBits(t, "apply", many, one)
+	dx1, dx3 := make([]float32, 70*f.N), make([]float32, 70*f.N)
+	g1, g3 := make([]float32, f.Params()), make([]float32, f.Params())
+	n1 := len(f.F1)
+	kron.Back(nil, nil, dx1, f.N, g1[:n1], g1[n1:], one, f.M, x, f.N, 70, f, 1, 0)
+	kron.Back(pool, nil, dx3, f.N, g3[:n1], g3[n1:], one, f.M, x, f.N, 70, f, 1, 0)
+	testkit.EqualBits(t, "gradient of x", dx3, dx1)
+	testkit.EqualBits(t, "gradients of the terms", g3, g1)
 	one, many = make([]float32, f.N*f.M), make([]float32, f.N*f.M)
 	kron.Materialize(nil, nil, one, f)
 	kron.Materialize(pool, nil, many, f)

@@ -5,7 +5,20 @@ import "github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
 // Work holds buffers that functions of this package reuse between calls. The
 // zero value is ready; nil stands for fresh buffers. A Work serves one call at
 // a time.
-type Work[T Float] struct{ x, y, u, v []T }
+type Work[T Float] struct {
+	x, y, u, v []T
+	f          []T       // F1 in the order of a product
+	sums       []T       // gradients of parts of the rows
+	workers    []Work[T] // of the threads of a pool
+}
+
+// of returns memory for each of n threads.
+func (w *Work[T]) of(n int) []Work[T] {
+	for len(w.workers) < n {
+		w.workers = append(w.workers, Work[T]{})
+	}
+	return w.workers
+}
 
 func grow[T Float](buf *[]T, n int) []T {
 	if cap(*buf) < n {
