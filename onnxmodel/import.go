@@ -53,7 +53,8 @@ func Open(c *formats.Checkpoint) (*Model, error) {
 	}
 	defer g.Close()
 	sites, _ := model.ONNXSites(g)
-	var first error
+	var failure error
+	furthest := -1
 	for _, tokens := range probes {
 		batch := probeBatch(g)
 		im := newImporter(g, sites, batch, fixedTokens(g, tokens))
@@ -65,11 +66,12 @@ func Open(c *formats.Checkpoint) (*Model, error) {
 		if err == nil {
 			return m, nil
 		}
-		if first == nil {
-			first = err
+		// A probe beyond a table of positions fails early and says little.
+		if len(im.terms) > furthest {
+			furthest, failure = len(im.terms), err
 		}
 	}
-	return nil, importError(c.Path(), first)
+	return nil, importError(c.Path(), failure)
 }
 
 // probeBatch is the number of sequences of a probe: what the graph fixes, else
