@@ -266,6 +266,9 @@ func (e *extraction) finish() (*adapter.Adapter, *ExtractReport, error) {
 		lost += r.error2
 		mod := adapter.Module{Site: m.Site, Settings: m.Settings, Tensors: l.build(at[i])}
 		mod.Rank, mod.Terms, mod.Alpha = r.rank, r.terms, unitAlpha(m.Method, r.rank)
+		if r.plain {
+			mod.Split, mod.SplitOut = [2]int{m.In, 1}, [2]int{m.Out, 1}
+		}
 		k, err := adapter.Lookup(mod.Method)
 		if err != nil {
 			return nil, nil, err

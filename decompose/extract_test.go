@@ -317,6 +317,67 @@ func TestExtractSizes(t *testing.T) {
 	}
 }
 
+// TestExtractPlain wants an LSR update of free size to cost no more than the
+// LoRA within the same error, whose factors are LSR's with the splits in x 1
+// and out x 1, and its files to hold what the report says.
+func TestExtractPlain(t *testing.T) {
+	const in, out = 48, 60
+	rng := rand.New(rand.NewPCG(5, 5))
+	w := normals(rng, in*out)
+	falling := make([]float64, 12) // singular values of a matrix without Kronecker structure
+	for i := range falling {
+		falling[i] = math.Pow(0.7, float64(i))
+	}
+	delta := planted(rng, in, out, falling)
+	v := slices.Clone(w)
+	for i, d := range delta {
+		v[i] += d
+	}
+	sites := []adapter.Site{{Module: "layer.0.query", In: in, Out: out, Weight: "layer.0.query.weight", Kind: "query", DType: tensor.F64}}
+	base, tuned := write(t, tensor.F64, layer{sites[0].Weight, []int{in, out}, w}), write(t, tensor.F64, layer{sites[0].Weight, []int{in, out}, v})
+	plain := 0
+	for _, o := range []decompose.ExtractOptions{{MaxError: 0.9}, {MaxError: 0.2}, {MaxError: 0.02}, {Budget: 450}} {
+		o.Config = config(adapter.MethodLoRA, adapter.Rank{R1: 4, R2: 1}, 1)
+		lora, _, err := decompose.Extract(t.Context(), base, tuned, sites, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Config = config(adapter.MethodLSR, adapter.Rank{R1: 2, R2: 2}, 2)
+		lsr, rep, err := decompose.Extract(t.Context(), base, tuned, sites, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := adapter.ParamCount(lsr.Modules), adapter.ParamCount(lora.Modules)+2; got > want {
+			t.Errorf("%+v: %d parameters, LoRA with its two more needs %d", o, got, want)
+		}
+		if lsr.Modules[0].Split == [2]int{in, 1} {
+			plain++
+		}
+		dir := filepath.Join(t.TempDir(), "a")
+		if err := lsr.Save(dir, false); err != nil {
+			t.Fatal(err)
+		}
+		back, err := adapter.Load(dir, sites)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := back.Deltas()
+		if err != nil || len(got) != 1 {
+			t.Fatal(len(got), err)
+		}
+		off := got[0].Dense()
+		for i := range off {
+			off[i] -= delta[i]
+		}
+		if e := frobenius(off) / frobenius(delta); math.Abs(e-rep.Modules[0].Error) > 1e-5 {
+			t.Errorf("%+v: the report says %g, it is %g", o, rep.Modules[0].Error, e)
+		}
+	}
+	if plain == 0 {
+		t.Error("no update has plain factors")
+	}
+}
+
 func TestExtractRefuses(t *testing.T) {
 	base, tuned, sites, _ := models(t, tensor.F32, "")
 	good := config(adapter.MethodLoRA, adapter.Rank{R1: 4, R2: 1}, 1)

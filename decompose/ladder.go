@@ -11,6 +11,9 @@ type rung struct {
 	rank   adapter.Rank
 	terms  int
 	params int
+	// plain says that the second matrix of each factor is 1x1, so that the
+	// first is the factor itself, as in LoRA.
+	plain  bool
 	error2 float64 // ‖ΔW - scale·A B‖²
 	// tensors are the module's tensors, or nil where make has them.
 	tensors [][]float32

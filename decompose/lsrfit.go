@@ -283,8 +283,9 @@ func (f *fitting) lsrSizes() ([]adapter.Settings, error) {
 				return nil, err
 			}
 			n := a.Params() + b.Params()
-			// More terms than either rearranged factor has rank add nothing.
-			if s > 1 && s/2 >= max(min(a.A1*a.R1, a.A2*a.R2), min(b.A1*b.R1, b.A2*b.R2)) || 2*n > f.site.In*f.site.Out || f.Budget > 0 && int64(n) > f.Budget {
+			// More terms than either rearranged factor has rank add nothing, nor does
+			// what costs as much as the factors of that rank themselves.
+			if f.mixed() && n >= plainParams(f.site, r.R()) || s > 1 && s/2 >= max(min(a.A1*a.R1, a.A2*a.R2), min(b.A1*b.R1, b.A2*b.R2)) || 2*n > f.site.In*f.site.Out || f.Budget > 0 && int64(n) > f.Budget {
 				break
 			}
 			all = append(all, sized{set, n})
@@ -296,6 +297,45 @@ func (f *fitting) lsrSizes() ([]adapter.Settings, error) {
 		sets[i] = s.Settings
 	}
 	return sets, nil
+}
+
+// mixed says whether a module may also get plain factors, which are LSR with
+// the splits in x 1 and out x 1: where size and splits are free to choose. Then
+// no LSR update of some size is further from ΔW than LoRA's.
+func (f *fitting) mixed() bool {
+	none := [2]int{}
+	return f.sized() && !f.FixedRank && f.set.Split == none && f.set.SplitOut == none
+}
+
+// plainParams is the number of parameters of plain factors of rank r.
+func plainParams(site adapter.Site, r int) int { return r*(site.In+site.Out) + 2 }
+
+// plainRungs are the plain factors of every rank that d has triplets for;
+// errors are the squared errors of keeping 0, 1, ... of them.
+func (f *fitting) plainRungs(d *SVD, errors []float64) []rung {
+	n := min(len(d.S), f.MaxRank)
+	var rungs []rung
+	for r := 1; r <= n; r++ {
+		if f.Budget > 0 && int64(plainParams(f.site, r)) > f.Budget {
+			break
+		}
+		rungs = append(rungs, rung{rank: adapter.Rank{R1: r, R2: 1}, terms: 1, params: plainParams(f.site, r), plain: true, error2: errors[r]})
+	}
+	return rungs
+}
+
+// plain returns the tensors of plain factors of any rank up to r.
+func (f *fitting) plain(d *SVD, r int) func(r int) [][]float32 {
+	in, out := f.site.In, f.site.Out
+	d = leadingOf(d, in, out, r)
+	n := len(d.S)
+	left, right := halves(d, in, out) // (n, in), (out, n)
+	return func(r int) [][]float32 {
+		a, b := make([]float32, in*r), make([]float32, r*out)
+		kernel.Transpose(a, r, left, in, r, in)
+		kernel.Transpose(b, out, right, n, out, r)
+		return [][]float32{a, {1}, b, {1}}
+	}
 }
 
 func (f *fitting) lsr() (*ladder, error) {
@@ -315,36 +355,80 @@ func (f *fitting) lsr() (*ladder, error) {
 	if norm2 == 0 {
 		return l, nil
 	}
-	m := &matrix{p: f.pool, w: f.d.d, rows: f.d.rows, cols: f.d.cols, flip: f.site.Transposed, norm2: norm2, trials: moreStarts}
+	bounds := errors2(f.pool, d, f.d.d, f.d.rows, f.d.cols, f.site.Transposed, norm2)
+	var plains []rung
+	if f.mixed() {
+		plains = f.plainRungs(d, bounds)
+	}
+	if l.rungs, err = f.fits(sets, d, bounds, plains); err != nil {
+		return nil, err
+	}
+	l.rungs = append(l.rungs, plains...)
+	if f.sized() {
+		slices.SortStableFunc(l.rungs, func(x, y rung) int { return cmp.Compare(x.params, y.params) })
+		l.rungs = falling(l.rungs)
+	}
+	// Only the triplets that may still be asked for are kept.
+	rest := l.rungs
+	if i, ok := l.reach(f.MaxError); ok && f.byError() {
+		rest = rest[i : i+1]
+	}
+	largest := 0
+	for _, r := range rest {
+		if r.plain {
+			largest = max(largest, r.rank.R1)
+		}
+	}
+	plain := f.plain(d, largest)
+	l.build = func(i int) [][]float32 {
+		if r := l.rungs[i]; r.plain {
+			return plain(r.rank.R1)
+		}
+		return l.rungs[i].tensors
+	}
+	return l, nil
+}
+
+// byError says whether the smallest size within an error is asked for.
+func (f *fitting) byError() bool { return f.MaxError > 0 && f.Budget == 0 }
+
+// fits fits ΔW in each of the sizes, cheapest first, until one is within the
+// error that is asked for or the plain factors that are cost less. bounds are
+// the squared errors that a rank leaves at least.
+func (f *fitting) fits(sets []adapter.Settings, d *SVD, bounds []float64, plains []rung) ([]rung, error) {
+	m := &matrix{p: f.pool, w: f.d.d, rows: f.d.rows, cols: f.d.cols, flip: f.site.Transposed, norm2: bounds[0], trials: moreStarts}
 	if len(sets) > 1 {
 		m.trials = 1
 	}
-	bounds := errors2(f.pool, d, f.d.d, f.d.rows, f.d.cols, f.site.Transposed, norm2)
-	target := f.MaxError * f.MaxError * norm2
+	target, limit := f.MaxError*f.MaxError*bounds[0], math.MaxInt
+	if i := slices.IndexFunc(plains, func(r rung) bool { return r.error2 <= target }); i >= 0 && f.byError() {
+		limit = plains[i].params
+	}
+	var rungs []rung
 	for _, set := range sets {
 		r := set.Rank.R()
-		// No update of that rank is nearer than the SVD's.
-		if f.MaxError > 0 && f.Budget == 0 && r < most && bounds[min(r, len(d.S))] > target {
-			continue
-		}
 		a, b, err := lsrShapes(f.site, set)
 		if err != nil {
 			return nil, err
+		}
+		params := a.Params() + b.Params()
+		if params >= limit {
+			break
+		}
+		// No update of that rank is nearer than the SVD's.
+		if f.byError() && r < len(d.S)-spareTriplets && bounds[r] > target {
+			continue
 		}
 		fit, err := m.fit(leadingOf(d, f.site.In, f.site.Out, r+spareTriplets), a, b, f.Config.Seed)
 		if err != nil {
 			return nil, err
 		}
-		l.rungs = append(l.rungs, rung{rank: set.Rank, terms: set.Terms, params: a.Params() + b.Params(), error2: fit.error2, tensors: fit.tensors()})
-		if f.MaxError > 0 && f.Budget == 0 && fit.error2 <= target {
+		rungs = append(rungs, rung{rank: set.Rank, terms: set.Terms, params: params, error2: fit.error2, tensors: fit.tensors()})
+		if f.byError() && fit.error2 <= target {
 			break
 		}
 	}
-	if f.sized() {
-		l.rungs = falling(l.rungs)
-	}
-	l.build = func(i int) [][]float32 { return l.rungs[i].tensors }
-	return l, nil
+	return rungs, nil
 }
 
 // leadingOf keeps the first r triplets.
