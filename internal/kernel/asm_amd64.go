@@ -14,6 +14,11 @@ func stridedF32x6x16(k int, a *float32, ars int, acs int, b *float32, brs int, b
 //go:noescape
 func stridedF32x8x8(k int, a *float32, ars int, acs int, b *float32, brs int, bjs int, c *float32, ldc int, m int, nj int, acc int)
 
+// stridedF32x4x24 is a 4x24 microkernel; its reference is goStrided.
+//
+//go:noescape
+func stridedF32x4x24(k int, a *float32, ars int, acs int, b *float32, brs int, bjs int, c *float32, ldc int, m int, nj int, acc int)
+
 // stridedF64x6x8 is a 6x8 microkernel; its reference is goStrided.
 //
 //go:noescape

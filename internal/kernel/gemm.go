@@ -19,7 +19,7 @@ const (
 // operand in place; others pack both.
 func Gemm(p *Pool, transA, transB bool, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
 	checkGemm("Gemm", transA, transB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
-	g := gemm[float32]{p: p, kn: cur.row, narrow: cur.narrow, square: cur.f32, transA: transA, transB: transB, m: m, n: n, k: k,
+	g := gemm[float32]{p: p, kn: cur.row, narrow: cur.narrow, odd: cur.odd, square: cur.f32, transA: transA, transB: transB, m: m, n: n, k: k,
 		alpha: alpha, a: a, lda: lda, b: b, ldb: ldb, beta: beta, c: c, ldc: ldc, scale: cur.vec.scale}
 	g.run()
 }
@@ -55,6 +55,7 @@ func goScale64(alpha float64, x []float64) {
 type gemm[T float] struct {
 	p              *Pool
 	kn, narrow     *tileKernel[T] // strided
+	odd            *tileKernel[T] // or nil
 	square         *tileKernel[T]
 	transA, transB bool
 	m, n, k        int
@@ -132,12 +133,21 @@ func (g *gemm[T]) general() {
 	q.run(g.p)
 }
 
+// fit takes the other tile where the usual one would leave columns over.
+func (g *gemm[T]) fit(cols int) {
+	if g.odd != nil && cols%g.kn.nr != 0 && cols%g.odd.nr == 0 {
+		g.kn = g.odd
+	}
+}
+
 // thin is A·op(B) where B is small: rows of A are read in place.
 func (g *gemm[T]) thin() {
 	s := takeScratch[T]()
 	defer s.release()
 	if g.n <= g.narrow.nr {
 		g.kn = g.narrow
+	} else {
+		g.fit(g.n)
 	}
 	packed := g.packedB(g.kn, &s.c)
 	jobs := (g.m + chunkRows - 1) / chunkRows
@@ -196,6 +206,9 @@ func (g *gemm[T]) outer(swapped bool) {
 	if swapped {
 		o.few, o.many, o.y, o.ldy = g.n, g.m, g.a, g.lda
 		x, ldx, transX = g.b, g.ldb, g.transB
+	}
+	if o.many <= chunkCols {
+		g.fit(o.many)
 	}
 	o.packX(x, ldx, transX, &s.c)
 	rows := (o.few + chunkRows - 1) / chunkRows

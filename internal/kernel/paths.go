@@ -14,6 +14,7 @@ type path struct {
 	slim   *tileKernel[float32] // narrow products, if another kernel is better there
 	row    *tileKernel[float32] // strided operands, narrow products (never packed8)
 	narrow *tileKernel[float32] // as row, for products of at most narrow.nr columns
+	odd    *tileKernel[float32] // as row, for columns that its width divides and row's does not; or nil
 	f64    *tileKernel[float64]
 	bf16   *tileKernel[float32] // multiplies pairs of bf16, or nil
 }

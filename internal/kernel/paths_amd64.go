@@ -11,7 +11,7 @@ func archPaths() []*path {
 	if !x.HasAVX2 || !x.HasFMA || !hasF16C() {
 		return nil
 	}
-	avx2 := &path{name: "avx2", vec: &avx2Vec, f32: &avx2Tile32, slim: &avx2Tile32, row: &avx2Tile32, narrow: &avx2Narrow, f64: &avx2Tile64}
+	avx2 := &path{name: "avx2", vec: &avx2Vec, f32: &avx2Tile32, slim: &avx2Tile32, row: &avx2Tile32, narrow: &avx2Narrow, odd: &avx2Odd, f64: &avx2Tile64}
 	if !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL || !trusted(&avx512Tile) || !trusted(&avx512Slim) {
 		return []*path{avx2}
 	}
@@ -29,6 +29,7 @@ func hasF16C() bool { return cpuidFeatures()&(1<<29) != 0 }
 var (
 	avx2Tile32 = tileKernel[float32]{name: "avx2-6x16", mr: 6, nr: 16, strided: stridedF32x6x16, transpose: avx2Transpose, addTo: avx2AddTo}
 	avx2Narrow = tileKernel[float32]{name: "avx2-8x8", mr: 8, nr: 8, strided: stridedF32x8x8, transpose: avx2Transpose, addTo: avx2AddTo}
+	avx2Odd    = tileKernel[float32]{name: "avx2-4x24", mr: 4, nr: 24, strided: stridedF32x4x24, transpose: avx2Transpose, addTo: avx2AddTo}
 	avx2Tile64 = tileKernel[float64]{name: "avx2-6x8", mr: 6, nr: 8, strided: stridedF64x6x8, transpose: goTranspose[float64], addTo: goAddTo[float64]}
 	avx512Tile = tileKernel[float32]{name: "avx512-8x48", mr: 8, nr: 48, packed: packedF32x8x48, transpose: avx2Transpose}
 	avx512Slim = tileKernel[float32]{name: "avx512-24x16", mr: 24, nr: 16, packed: packedF32x24x16, transpose: avx2Transpose}

@@ -15,7 +15,8 @@ func main() {
 	ConstraintExpr("amd64,!purego")
 
 	genStrided("stridedF32x6x16", 6, 2, false)
-	genStrided("stridedF32x8x8", 8, 1, false) // for narrow C
+	genStrided("stridedF32x8x8", 8, 1, false)  // for narrow C
+	genStrided("stridedF32x4x24", 4, 3, false) // for 24 columns, 72, …
 	genStrided("stridedF64x6x8", 6, 2, true)
 	genPacked(packed{name: "packedF32x8x48", mr: 8, nv: 3})
 	genPacked(packed{name: "packedF32x24x16", mr: 24, nv: 1}) // for narrow C
