@@ -31,8 +31,10 @@ LoRA by truncated singular value decomposition, LSR by alternating least squares
 from several starts, KronA by the nearest sum of Kronecker products. The size is
 fixed (--rank, --terms), the smallest within a relative error per layer
 (--max-error), or a number of parameters for the whole adapter that goes where
-it lowers the error most (--budget). Names and shapes are compared before
-any work starts; one matrix is in memory at a time, never a model.`,
+it lowers the error most (--budget). An LSR update whose size is free may also get
+the factors of LoRA, which are LSR's with the splits in x 1 and out x 1, where they
+cost less. Names and shapes are compared before any work starts; one matrix is in
+memory at a time, never a model.`,
 		Example: `  lsrsurgeon extract --base MODEL --tuned FINE_TUNED -o adapter --method lora --rank 16 --target all-linear
   lsrsurgeon extract --base MODEL --tuned FINE_TUNED -o adapter --method lsr --rank 4x4 --terms 8
   lsrsurgeon extract --base MODEL --tuned FINE_TUNED -o adapter --max-error 0.1

@@ -7,7 +7,9 @@ Fine-tunes all weights of MODEL (a BERT encoder, such as all-MiniLM-L6-v2) on
 pairs of sentences (MRPC's TSV), extracts LoRA and LSR adapters of several
 sizes from the result with the program, and writes OUT.json and OUT.svg: the
 error relative to the norm of the difference, over all linear layers, against
-the number of parameters. Needs torch and transformers; recorded in OUT.json."""
+the number of parameters. Sizes are those of all modules alike, or a budget that
+goes where it lowers the error most; under a budget LSR chooses rank, terms and,
+between the usual one and in x 1, the split of every module. Needs torch and transformers; recorded in OUT.json."""
 import argparse, csv, json, math, os, subprocess, tempfile
 import torch, transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -19,6 +21,7 @@ p.add_argument("--steps", type=int, default=40)
 a = p.parse_args()
 LORA = ["1", "2", "4", "8"]
 LSR = [("2x2", 4), ("2x2", 16), ("4x4", 8), ("4x4", 16)]
+BUDGETS = [42240, 84480, 168960, 337920]
 
 
 def tune(out):
@@ -62,12 +65,12 @@ def svg(curves):
     for e in range(math.ceil(x0), math.floor(x1) + 1):
         s.append(f'<line y1="{top}" y2="{h-50}" x1="{px(e):.1f}" x2="{px(e):.1f}" stroke="#ddd"/><text x="{px(e):.1f}" y="{h-34}" text-anchor="middle">10^{e}</text>')
     s.append(f'<text x="{w/2}" y="{h-12}" text-anchor="middle">parameters</text>')
-    for (name, c), col in zip(curves.items(), ("#c33", "#236")):
+    for (name, c), col in zip(curves.items(), ("#c33", "#236", "#e90", "#295")):
         pts = sorted((px(math.log10(q["parameters"])), py(q["error"])) for q in c)
-        if name == "LoRA":
+        if name != "LSR":
             s.append(f'<polyline fill="none" stroke="{col}" points="' + " ".join(f"{x:.1f},{y:.1f}" for x, y in pts) + '"/>')
         s += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{col}"/>' for x, y in pts]
-        s.append(f'<text x="{w-90}" y="{top+16+16*list(curves).index(name)}" fill="{col}">{name}</text>')
+        s.append(f'<text x="{w-130}" y="{top+16+16*list(curves).index(name)}" fill="{col}">{name}</text>')
     return "\n".join(s + ["</svg>"]) + "\n"
 
 
@@ -75,7 +78,9 @@ with tempfile.TemporaryDirectory() as tmp:
     tuned = os.path.join(tmp, "tuned")
     loss = tune(tuned)
     curves = {"LoRA": [extract(tuned, f"{tmp}/lora{r}", "--method", "lora", "--rank", r) for r in LORA],
-              "LSR": [extract(tuned, f"{tmp}/lsr{r}-{s}", "--method", "lsr", "--rank", r, "--terms", str(s)) for r, s in LSR]}
+              "LSR": [extract(tuned, f"{tmp}/lsr{r}-{s}", "--method", "lsr", "--rank", r, "--terms", str(s)) for r, s in LSR],
+              "LoRA, budget": [extract(tuned, f"{tmp}/lora-b{b}", "--method", "lora", "--budget", str(b)) for b in BUDGETS],
+              "LSR, budget": [extract(tuned, f"{tmp}/lsr-b{b}", "--method", "lsr", "--budget", str(b)) for b in BUDGETS]}
 doc = {"torch": torch.__version__, "transformers": transformers.__version__, "steps": a.steps, "final_loss": loss, "curves": curves}
 with open(a.out + ".json", "w") as f:
     json.dump(doc, f, indent=1); f.write("\n")
