@@ -12,7 +12,7 @@ import (
 // encoder is the shape of a BERT-like model with adapters on query and value.
 type encoder struct {
 	hidden, inter, layers, heads, vocab int
-	adapter                             string // "lora", "lsr" or ""
+	adapter                             string // "lora", "lsr", "sandwich" or ""
 	drop                                float32
 	diff                                graph.DiffOptions
 }
@@ -56,6 +56,14 @@ func (e encoder) adapted(b *graph.Builder, name string, x graph.Value, in, out i
 	if e.adapter == "lora" {
 		h := b.MatMul(name+".h", x, b.Param(name+".A", []int{8, in}, 8, in), false, true, 1, graph.None)
 		return b.MatMul(name+".y", h, b.Param(name+".B", []int{out, 8}, out, 8), false, true, 2, y)
+	}
+	if e.adapter == "sandwich" {
+		const s, r, a1 = 3, 4, 16
+		par := func(suffix string, rows, cols int) graph.Value {
+			return b.Param(name+suffix, []int{s, rows, cols}, s, rows*cols)
+		}
+		h := b.KronApply(name+".h", x, graph.KronApply{F1: par(".A1", a1, r), F2: par(".A2", in/a1, r), Terms: s, A1: a1, R1: r, A2: in / a1, R2: r, N: in, M: r * r, Alpha: 1})
+		return b.KronApply(name+".y", h, graph.KronApply{F1: par(".B1", r, a1), F2: par(".B2", r, out/a1), Terms: s, A1: r, R1: a1, A2: r, R2: out / a1, N: r * r, M: out, Alpha: 2, C: y})
 	}
 	const s, r1, r2, a1 = 16, 2, 2, 32
 	a2, b2 := in/a1, out/a1

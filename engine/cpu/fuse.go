@@ -18,11 +18,16 @@ type fusions struct {
 	// it happens while a tile is in the cache.
 	joined map[*graph.LinearGrad]*graph.ActivateGrad
 	inside map[*graph.ActivateGrad]bool // those of joined
+	// backs are the gradients of a Kronecker sum's terms that are computed with
+	// the gradient of x, by the operation after them; begun are the former.
+	backs map[*graph.KronApply]*graph.KronApplyGrad
+	begun map[*graph.KronApplyGrad]bool
 }
 
 // findFusions looks for them in p as it is laid out by pl.
 func findFusions(p *graph.Program, pl *graph.Plan) fusions {
-	f := fusions{map[graph.Value]bool{}, map[*graph.LinearGrad]*graph.ActivateGrad{}, map[*graph.ActivateGrad]bool{}}
+	f := fusions{map[graph.Value]bool{}, map[*graph.LinearGrad]*graph.ActivateGrad{}, map[*graph.ActivateGrad]bool{},
+		map[*graph.KronApply]*graph.KronApplyGrad{}, map[*graph.KronApplyGrad]bool{}}
 	readers := map[graph.Value][]graph.Op{}
 	for _, op := range p.Ops {
 		for _, v := range op.Inputs(nil) {
@@ -51,7 +56,37 @@ func findFusions(p *graph.Program, pl *graph.Plan) fusions {
 		}
 		f.joined[l], f.inside[g] = g, true
 	}
+	f.findBacks(p, pl)
 	return f
+}
+
+// findBacks looks for a KronApplyGrad and the KronApply of the same dy next to
+// each other. Together they run in the place of the second, whose result may
+// take the memory of x, which the first reads: then it must be that of x row by
+// row, and hold no addend beforehand.
+func (f *fusions) findBacks(p *graph.Program, pl *graph.Plan) {
+	place := func(v graph.Value) (lo, hi int64) {
+		in := p.Info(v)
+		lo = pl.Offset[v]
+		return lo, lo + int64(in.Rows.Count(pl.Dims))*int64(p.Info(p.Root(v)).Cols)
+	}
+	for i, op := range p.Ops[:max(len(p.Ops)-1, 0)] {
+		g, ok := op.(*graph.KronApplyGrad)
+		if !ok || g.Trans || g.DF1 == graph.None || g.DF2 == graph.None {
+			continue
+		}
+		a, ok := p.Ops[i+1].(*graph.KronApply)
+		if !ok || !a.Trans || a.X != g.DY || a.F1 != g.F1 || a.F2 != g.F2 || a.Alpha != g.Alpha {
+			continue
+		}
+		x0, x1 := place(g.X)
+		y0, y1 := place(a.Y)
+		apart := x0 >= 0 && y0 >= 0 && (x1 <= y0 || y1 <= x0)
+		over := x0 >= 0 && x0 == y0 && p.Root(g.X) == g.X && p.Root(a.Y) == a.Y && a.C == graph.None
+		if apart || over {
+			f.backs[a], f.begun[g] = g, true
+		}
+	}
 }
 
 // onlySlopes reports whether all that is done with l.Pre is to multiply

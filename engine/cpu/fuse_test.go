@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -8,15 +9,32 @@ import (
 )
 
 // TestFusions checks that every feed-forward block of a training step keeps the
-// derivative of its activation and multiplies by it inside the product, and
-// that gradients are those of the reference.
+// derivative of its activation and multiplies by it inside the product, that
+// the gradients of a sandwich are computed together, and that gradients are
+// those of the reference.
 func TestFusions(t *testing.T) {
+	for _, adapter := range []string{"lora", "sandwich"} {
+		for _, drop := range []float32{0, 0.1} {
+			t.Run(fmt.Sprintf("%s/drop=%v", adapter, drop), func(t *testing.T) { testFusions(t, adapter, drop) })
+		}
+	}
+}
+
+func testFusions(t *testing.T, adapter string, drop float32) {
 	e := small
+	e.adapter, e.drop = adapter, drop
 	p := e.program(t)
 	b := newBatch(e.vocab, 9, 30, 17)
 	x := compile(t, Options{BaseDType: "f32"}, p, noise{}, b.Dims()).(*executable)
 	if len(x.slopes) != e.layers || len(x.joined) != e.layers || len(x.inside) != e.layers {
 		t.Errorf("%d derivatives kept, %d products that multiply by one; want %d of each", len(x.slopes), len(x.joined), e.layers)
+	}
+	backs := 0
+	if adapter == "sandwich" { // query and value, B and A; nothing below wants the lowest layer's
+		backs = 4*e.layers - 2
+	}
+	if len(x.backs) != backs || len(x.begun) != backs {
+		t.Errorf("%d sandwiches have their gradients together, want %d", len(x.backs), backs)
 	}
 	want, err := reference.New().Compile(p, noise{}, b.Dims())
 	if err != nil {

@@ -81,10 +81,20 @@ func (x *executable) kronApply(o *graph.KronApply) {
 	in, y, buf := x.matrix(o.X), x.matrix(o.Y), x.shared
 	f := x.factor(&buf, kron.Shape{S: o.Terms, A1: o.A1, R1: o.R1, A2: o.A2, R2: o.R2, N: o.N, M: o.M}, o.F1, o.F2)
 	beta := x.start(o.Y, o.C)
+	if g := x.backs[o]; g != nil {
+		gx := x.matrix(g.X)
+		x.termGrads(&buf, g.DF1, g.DF2, len(f.F1), len(f.F2), func(d1, d2 []float32) {
+			kron.Back(x.pool, &x.kron, y.data, y.ld, d1, d2, in.data, in.ld, gx.data, gx.ld, in.rows, f, o.Alpha, beta)
+		})
+		return
+	}
 	kron.Apply(x.pool, &x.kron, y.data, y.ld, in.data, in.ld, in.rows, f, o.Trans, o.Alpha, beta)
 }
 
 func (x *executable) kronApplyGrad(o *graph.KronApplyGrad) {
+	if x.begun[o] {
+		return
+	}
 	in, dy, buf := x.matrix(o.X), x.matrix(o.DY), x.shared
 	f := x.factor(&buf, kron.Shape{S: o.Terms, A1: o.A1, R1: o.R1, A2: o.A2, R2: o.R2, N: o.N, M: o.M}, o.F1, o.F2)
 	x.termGrads(&buf, o.DF1, o.DF2, len(f.F1), len(f.F2), func(d1, d2 []float32) {

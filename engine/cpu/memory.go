@@ -36,7 +36,7 @@ func (x *executable) scratch(d graph.Dims) (shared, work int) {
 		case *graph.KronSumGrad:
 			shared = max(shared, 2*cells(o.F1)+2*cells(o.F2)+cells(o.DY))
 		case *graph.KronApply:
-			shared = max(shared, cells(o.F1)+cells(o.F2))
+			shared = max(shared, 2*cells(o.F1)+2*cells(o.F2)) // with the gradients of the terms, see findBacks
 		case *graph.KronApplyGrad:
 			shared = max(shared, 2*cells(o.F1)+2*cells(o.F2))
 		case *graph.ColNorm:
