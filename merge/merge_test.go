@@ -284,6 +284,62 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
+// TestPaths: the bytes are the same on every kernel path, for any rounding, any dtype
+// and any number of workers.
+func TestPaths(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "base")
+	var specs []spec
+	s := []Source{{Name: "x", Weight: 0.7}, {Name: "y", Weight: 1}}
+	for i, d := range []tensor.DType{tensor.BF16, tensor.F16, tensor.F32} {
+		name := d.String() + ".weight"
+		specs = append(specs, spec{name, d, []int{260, 333}, 0.02})
+		s[0].Updates = append(s[0].Updates, update(name, true, randomDelta(333, 260, 7, 1e-4, uint64(i))))
+		s[1].Updates = append(s[1].Updates, update(name, true, randomDelta(333, 260, 9, 1e-5, uint64(10+i))))
+	}
+	specs = append(specs, spec{"cancelling.weight", tensor.BF16, []int{60, 90}, 0.02})
+	s[1].Updates = append(s[1].Updates, update("cancelling.weight", true, cancelling(90, 60)))
+	writeSafetensors(t, mkdir(t, dir, formats.ModelFile), 1, specs)
+	base := open(t, dir)
+	want := map[string]map[string]string{}
+	kerneltest.ForEach(t, func(t *testing.T) {
+		for _, mode := range []Rounding{Nearest, Stochastic, ErrorFeedback} {
+			for _, d := range []tensor.DType{tensor.Invalid, tensor.BF16} {
+				for _, n := range []int{1, 3} {
+					what := fmt.Sprintf("%s to %v", mode, d)
+					out := filepath.Join(t.TempDir(), "out")
+					mustMerge(t, base, s, Options{Rounding: mode, DType: d, Seed: 5, Workers: n}, out)
+					if want[what] == nil {
+						want[what] = tree(t, out)
+					}
+					sameTree(t, fmt.Sprintf("%s, %d workers", what, n), tree(t, out), want[what])
+				}
+			}
+		}
+	})
+	if len(want) != 6 {
+		t.Errorf("%d merges", len(want))
+	}
+}
+
+// cancelling is an update whose large products cancel, so that float64 sums of it differ
+// by a thousandth from one path to another.
+func cancelling(in, out int) *adapter.Delta {
+	d := randomDelta(in, out, 4, 1, 9)
+	d.Scale = 1
+	for i := range in {
+		for k := 0; k < 4; k += 2 {
+			d.A[i*4+k] *= 1e9
+			d.A[i*4+k+1] = d.A[i*4+k]
+		}
+	}
+	for j := range out {
+		for k := 0; k < 4; k += 2 {
+			d.B[(k+1)*out+j] = -d.B[k*out+j] * (1 + 1e-13)
+		}
+	}
+	return d
+}
+
 func TestReshard(t *testing.T) {
 	base := open(t, makeBase(t))
 	for _, size := range []int64{1, 3000, 1 << 40} {

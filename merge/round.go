@@ -86,8 +86,11 @@ type rounder struct {
 
 	fmt  *binfmt // of to; nil: every element through exact
 	tiny uint64
-	w    []float64 // one row of the base
-	sums sums
+	// updateTiny are the bits of the magnitude from which on an update may be rounded
+	// to updateBits without a look at its exact value.
+	updateTiny uint64
+	w          []float64 // one row of the base
+	sums       sums
 }
 
 func newRounder(t *target, from, to tensor.DType, o *Options, name string, inputLast bool) *rounder {
@@ -95,6 +98,7 @@ func newRounder(t *target, from, to tensor.DType, o *Options, name string, input
 	if r.fmt != nil {
 		r.tiny = r.fmt.tinyFor(t.errBound)
 	}
+	r.updateTiny = updateFormat.tinyFor(t.errBound)
 	r.key = mix(o.Seed ^ hashName(name))
 	return r
 }
@@ -184,6 +188,24 @@ func (r *rounder) nearest(dst, src []byte, w, d []float64, i, c0 int) error {
 	return nil
 }
 
+// write writes the element whose magnitude, to be cut off after the format's mantissa,
+// is q, and whose sign is that of u. It must be a normal number of the format.
+func (f *binfmt) write(dst []byte, k int, u, q uint64) {
+	code := q>>(f.drop&63) - f.rebias // &63: one instruction
+	if f.width == 2 {
+		binary.LittleEndian.PutUint16(dst[2*k:], uint16(u>>48&0x8000|code))
+	} else {
+		binary.LittleEndian.PutUint32(dst[4*k:], uint32(u>>32&0x80000000|code))
+	}
+}
+
+// equal is 1 if two numbers that are not zero are the same, else 0: without a branch
+// that no processor can foresee.
+func equal(a, b float64) int64 {
+	d := math.Float64bits(a) ^ math.Float64bits(b)
+	return int64((d|-d)>>63 ^ 1)
+}
+
 // count enters one element: v is written, base would have been without the
 // update x, s is the sum.
 func (s *sums) count(v, base, sum, x float64) {
@@ -260,76 +282,142 @@ func (r *rounder) put(out []byte, w, s, x float64) error {
 
 // other rounds stochastically or with error feedback.
 func (r *rounder) other(dst, src []byte, w, d, carry []float64, i, c0 int) error {
-	n, n0 := r.to.Bits()/8, r.from.Bits()/8
+	f, feedback := r.fmt, r.mode == ErrorFeedback
+	if f == nil {
+		f = &binfmt{drop: 1} // no number is in its range
+	}
+	half, low, span := uint64(1)<<(f.drop-1), uint64(1)<<f.drop-1, f.huge-f.tiny
+	narrows := r.to != r.from
+	index := r.key + (uint64(i)*uint64(r.t.cols)+uint64(c0))*golden
+	var same, zero int64
+	var sqErr, sqDelta, maxErr float64
+	w = w[:len(d)]
 	for k, x := range d {
-		out := dst[k*n:][:n]
-		if w[k]-w[k] != 0 {
-			r.sums.nonFinite++
-			r.sums.same++
-			if r.to == r.from {
-				copy(out, src[k*n0:][:n0])
-			} else if err := tensor.EncodeF64(out, w[k:k+1], r.to); err != nil {
-				return err
-			}
-			continue
-		}
-		s := w[k] + x
-		if x == 0 && s == 0 {
-			s = w[k] // the sign of zero
-		}
 		c := &carry[0]
 		if !r.along {
 			c = &carry[k]
 		}
-		if r.mode == ErrorFeedback {
+		x = r.canonical(x, w[k], i, c0+k)
+		sum := w[k] + x
+		s := sum
+		if feedback {
 			s += *c
 		}
-		v, ok := s, false
-		if r.mode == Stochastic {
-			v = r.stochastic(s, uint64(i)*uint64(r.t.cols)+uint64(c0+k))
+		u := math.Float64bits(s)
+		m := u &^ signBit
+		var q uint64
+		if feedback {
+			q = m + (half - 1) + m>>(f.drop&63)&1
+		} else {
+			q = m + mix(index)&low
+			index += golden
 		}
-		if v, ok = r.store(out, v); ok {
-			base := w[k]
-			if r.to != r.from {
-				base = r.rounded(base)
+		if v := q &^ low; m-f.tiny >= span || !feedback && v >= f.huge {
+			if err := r.otherSlow(dst, src, w[k], x, c, i, c0, k); err != nil {
+				return err
 			}
-			r.sums.count(v, base, w[k]+x, x)
-		} else if err := r.put(out, w[k], v, x); err != nil {
-			return err
+			continue
 		}
-		if r.mode == ErrorFeedback {
-			*c = s - r.rounded(s)
+		f.write(dst, k, u, q)
+		base := w[k]
+		if narrows {
+			base = r.rounded(base)
+		}
+		v := math.Float64frombits(u&signBit | q&^low)
+		same += equal(v, base)
+		e := v - sum
+		sqErr += e * e
+		sqDelta += x * x
+		if e = math.Abs(e); e > maxErr {
+			maxErr = e
+		}
+		if x == 0 {
+			zero++
+		}
+		if feedback {
+			*c = s - v
 		}
 	}
+	r.sums.add(&sums{same: same, zero: zero, sqErr: sqErr, sqDelta: sqDelta, maxErr: maxErr})
 	return nil
 }
 
-// store rounds s to nearest, writes it and returns its value; ok is false, and
-// nothing written, when s is not in the range of normal numbers.
-func (r *rounder) store(out []byte, s float64) (v float64, ok bool) {
-	f := r.fmt
-	if f == nil {
-		return s, false
+// updateDrop is what updateFormat leaves out of a float64's mantissa, updateSlack
+// how near to the middle between two of its numbers an update is looked at exactly.
+const (
+	updateDrop  = 29
+	updateSlack = 1 << 17
+)
+
+// updateFormat is what updates are rounded to before they are rounded stochastically
+// or with error feedback: float32's 24 bits, with the exponents of float64. The float64 sums that updates are computed as
+// differ in their last bits between processors, and where chance or a carry
+// decides, so would the results; rounded from the exact value they are the same everywhere.
+var updateFormat = &binfmt{drop: updateDrop, slack: updateSlack}
+
+// canonical is the exact update of element (i, j), of which x is the computed and w
+// the base's value, rounded to updateFormat.
+func (r *rounder) canonical(x, w float64, i, j int) float64 {
+	m := math.Float64bits(x) &^ signBit
+	if m < r.updateTiny || m&(1<<updateDrop-1)-(1<<(updateDrop-1)-updateSlack) < 2*updateSlack {
+		return r.canonicalSlow(w, i, j)
 	}
-	u := math.Float64bits(s)
+	return roundUpdate(x)
+}
+
+// roundUpdate rounds to nearest, ties to even.
+func roundUpdate(x float64) float64 {
+	u := math.Float64bits(x)
 	m := u &^ signBit
-	if m < f.tiny || m >= f.huge {
-		return s, false
+	return math.Float64frombits(u&signBit | (m+(1<<(updateDrop-1)-1)+m>>updateDrop&1)&^(1<<updateDrop-1))
+}
+
+func (r *rounder) canonicalSlow(w float64, i, j int) float64 {
+	if w-w != 0 {
+		return 0 // the base's element is kept
 	}
-	q := m + (1<<(f.drop-1) - 1) + m>>f.drop&1
-	code := q>>f.drop - f.rebias
-	if f.width == 2 {
-		binary.LittleEndian.PutUint16(out, uint16(u>>48&0x8000|code))
+	var x float64
+	if r.t.scale == nil {
+		x = r.t.exact(i, j, 0, false)
 	} else {
-		binary.LittleEndian.PutUint32(out, uint32(u>>32&0x80000000|code))
+		x = r.t.exact(i, j, w, false) - w
 	}
-	return math.Float64frombits(u&signBit | q&^(1<<f.drop-1)), true
+	return roundUpdate(x)
+}
+
+// otherSlow rounds element k of the row where the result may be no normal number
+// of the format.
+func (r *rounder) otherSlow(dst, src []byte, w, x float64, c *float64, i, c0, k int) error {
+	n, n0 := r.to.Bits()/8, r.from.Bits()/8
+	out := dst[k*n:][:n]
+	if w-w != 0 {
+		r.sums.nonFinite++
+		r.sums.same++
+		if r.to == r.from {
+			copy(out, src[k*n0:][:n0])
+			return nil
+		}
+		return tensor.EncodeF64(out, []float64{w}, r.to)
+	}
+	s := w + x
+	if x == 0 && s == 0 {
+		s = w // the sign of zero
+	}
+	v := s
+	if r.mode == ErrorFeedback {
+		s += *c
+		*c = s - r.rounded(s)
+		v = s
+	} else {
+		v = r.stochastic(s, uint64(i)*uint64(r.t.cols)+uint64(c0+k))
+	}
+	return r.put(out, w, v, x)
 }
 
 // stochastic returns one of the two neighbours of s in the output's format, the
 // nearer one with the greater probability.
 func (r *rounder) stochastic(s float64, index uint64) float64 {
-	random := mix(r.key + index*0x9E3779B97F4A7C15)
+	random := mix(r.key + index*golden)
 	if f := r.fmt; f != nil {
 		u := math.Float64bits(s)
 		low := uint64(1)<<f.drop - 1
@@ -364,6 +452,9 @@ func (r *rounder) neighbour(v, s float64) float64 {
 		}
 	}
 }
+
+// golden is SplitMix64's increment.
+const golden = 0x9E3779B97F4A7C15
 
 // mix is the finaliser of SplitMix64 (Steele, Lea and Flood 2014).
 func mix(z uint64) uint64 {
