@@ -30,7 +30,7 @@ func (c Cost) Total() int64 { return c.FLOPs + flopsPerByte*c.Bytes }
 //
 // Thin: 3 products of 2·rows·N·M operations (y, dx, dK), and materialisation
 // and its gradient, 6·S·A1·R1·A2·R2, which do not depend on rows. Sandwich:
-// the cheaper order each way, and both half-products again for the gradients.
+// the cheaper order forward, and [Back].
 func CostOf(form Form, s Shape, rows int) Cost {
 	t := int64(rows)
 	nm := int64(s.N) * int64(s.M)
@@ -45,11 +45,10 @@ func CostOf(form Form, s Shape, rows int) Cost {
 	}
 	halfF1, halfF2 := terms*r1*a2, terms*a1*r2 // elements of V and of U per token
 	forward := 2 * min(halfF1*(a1+r2), halfF2*(a2+r1))
-	back := 2 * min(terms*a1*r2*(r1+a2), terms*r1*a2*(r2+a1))
-	grads := 2 * (halfF1*(a1+r2) + halfF2*(a2+r1))
+	back := 2 * terms * min(2*a2*r1*r2+3*a1*a2*r1, 2*a1*r1*r2+3*a1*a2*r2) // see Back
 	half := min(halfF1, halfF2)
 	return Cost{
-		FLOPs: t * (forward + back + grads),
+		FLOPs: t * (forward + back),
 		// Half-products stay in the second-level cache; half their traffic
 		// is counted. Regrouping reads and writes x and y once more each.
 		Bytes: 6*io + 4*t*(2*half+halfF1+halfF2),

@@ -76,7 +76,7 @@ func TestChoose(t *testing.T) {
 	}
 	s := kron.Full(4, 32, 32, 24, 32)
 	thin, sandwich := kron.CostOf(kron.Thin, s, 1<<20), kron.CostOf(kron.Sandwich, s, 1<<20)
-	if r := float64(thin.FLOPs) / float64(sandwich.FLOPs); r < 2.5 {
-		t.Errorf("rank 1024 takes %.2f times the operations when thin, want above 2.5", r)
+	if r := float64(thin.FLOPs) / float64(sandwich.FLOPs); r < 3.4 {
+		t.Errorf("rank 1024 takes %.2f times the operations when thin, want above 3.4", r)
 	}
 }
