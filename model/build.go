@@ -124,7 +124,7 @@ func (m *Model) Build(o BuildOptions) (*Built, error) {
 	if err := w.forward(); err != nil {
 		return nil, err
 	}
-	w.built.Weights = m.sourceOf(w.extra)
+	w.built.Weights = m.sources.With(w.extra)
 	return w.Finish(m.sites)
 }
 

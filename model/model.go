@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -24,14 +23,8 @@ type Model struct {
 	sites  []adapter.Site
 	// used holds the checkpoint's names of all tensors that a program may
 	// read.
-	used map[string]bool
-	// source is one value, so that engines see that programs share weights.
-	source graph.WeightSource
-	// last is the latest one with tensors from elsewhere.
-	last struct {
-		sync.Mutex
-		*weights
-	}
+	used    map[string]bool
+	sources *Sources
 }
 
 // Open reads config.json beside the checkpoint's tensors and checks that every
@@ -58,7 +51,7 @@ func open(c *formats.Checkpoint, s *settings) (*Model, error) {
 		return nil, s.err
 	}
 	m := &Model{ckpt: c, family: f, config: f.configure(s), used: map[string]bool{}}
-	m.source = NewWeights(c, nil)
+	m.sources = NewSources(c, nil)
 	if s.err != nil {
 		return nil, s.err
 	}
@@ -362,4 +355,4 @@ func (m *Model) CheckAccounting() error {
 
 // Weights reads the program's frozen tensors from the checkpoint, converted to
 // float32. Programs whose head is not in the checkpoint need [Built.Weights].
-func (m *Model) Weights() graph.WeightSource { return m.source }
+func (m *Model) Weights() graph.WeightSource { return m.sources.Plain() }

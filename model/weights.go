@@ -2,6 +2,8 @@ package model
 
 import (
 	"fmt"
+	"maps"
+	"sync"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -14,10 +16,40 @@ type weights struct {
 	extra map[string][]float32
 }
 
-// NewWeights reads frozen tensors from a checkpoint, converted to float32, or from
-// extra, which goes first: row-major elements by name.
-func NewWeights(c *formats.Checkpoint, extra map[string][]float32) graph.WeightSource {
-	return &weights{c, extra}
+// Sources gives the programs of one model the places that their frozen tensors come
+// from. It is safe for concurrent use.
+type Sources struct {
+	plain *weights
+	mu    sync.Mutex
+	last  *weights // the latest with tensors from elsewhere
+	added map[string][]float32
+}
+
+// NewSources reads frozen tensors from a checkpoint, converted to float32, or from
+// own, which goes first: row-major elements by name.
+func NewSources(c *formats.Checkpoint, own map[string][]float32) *Sources {
+	return &Sources{plain: &weights{c, own}}
+}
+
+// Plain is the source of a program without tensors from elsewhere. It is always
+// the same, so that engines see that programs share weights.
+func (s *Sources) Plain() graph.WeightSource { return s.plain }
+
+// With is the source of a program with tensors from elsewhere. Programs whose
+// extra tensors are the same memory, as those that train and evaluate one
+// adapter, get one source, so that engines hold their common weights once.
+func (s *Sources) With(extra map[string][]float32) graph.WeightSource {
+	if len(extra) == 0 {
+		return s.plain
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == nil || !sameMemory(s.added, extra) {
+		all := maps.Clone(extra)
+		maps.Copy(all, s.plain.extra)
+		s.last, s.added = &weights{s.plain.ckpt, all}, extra
+	}
+	return s.last
 }
 
 // ReadRows implements graph.WeightSource.
@@ -35,21 +67,6 @@ func (s *weights) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 		return &formats.Error{Path: s.ckpt.Path(), Tensor: w.Name, Reason: "missing", Hint: "use the weights that came with the program", Err: formats.ErrNotFound}
 	}
 	return s.ckpt.ReadF32(t, int64(lo)*int64(cols), int64(hi)*int64(cols), dst)
-}
-
-// sourceOf reads the checkpoint and extra. Programs whose extra tensors are the
-// same memory, as those that train and evaluate one adapter, get one source, so
-// that engines hold their common weights once.
-func (m *Model) sourceOf(extra map[string][]float32) graph.WeightSource {
-	if len(extra) == 0 {
-		return m.source
-	}
-	m.last.Lock()
-	defer m.last.Unlock()
-	if m.last.weights == nil || !sameMemory(m.last.extra, extra) {
-		m.last.weights = &weights{m.ckpt, extra}
-	}
-	return m.last.weights
 }
 
 func sameMemory(a, b map[string][]float32) bool {

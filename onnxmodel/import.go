@@ -21,12 +21,12 @@ import (
 // The program computes what the graph computes for each sequence alone, without
 // padding.
 type Model struct {
-	ckpt   *formats.Checkpoint
-	config model.Config
-	sites  []adapter.Site
-	terms  []*term
-	extra  map[string][]float32
-	source graph.WeightSource
+	ckpt    *formats.Checkpoint
+	config  model.Config
+	sites   []adapter.Site
+	terms   []*term
+	extra   map[string][]float32
+	sources *model.Sources
 
 	hidden *term      // the last hidden states
 	lm     *term      // the output layer on them, nil unless the graph has one
@@ -171,7 +171,7 @@ func (m *Model) finish(im *importer) error {
 		return err
 	}
 	m.plainNorms()
-	m.source = model.NewWeights(m.ckpt, m.extra)
+	m.sources = model.NewSources(m.ckpt, m.extra)
 	return m.configure(vocab)
 }
 

@@ -28,7 +28,7 @@ type writer struct {
 // Build writes the forward program of a task, as [model.Model.Build] does for a
 // checkpoint, with the same options and results. The weights of the graph's own
 // classification head are trained where the options do not freeze them; a
-// graph without one gets a new head.
+// graph without one gets a new head. Projections are never computed.
 func (m *Model) Build(o model.BuildOptions) (*model.Built, error) {
 	a := model.NewAssembly(o)
 	w := &writer{Assembly: a, m: m, o: a.Options(), b: a.Graph(), done: map[*term]graph.Value{}}
@@ -38,13 +38,7 @@ func (m *Model) Build(o model.BuildOptions) (*model.Built, error) {
 	if err := w.write(); err != nil {
 		return nil, fmt.Errorf("%s: %w", m.ckpt.Path(), err)
 	}
-	w.Result().Weights = m.source
-	if extra := w.Extra(); len(extra) > 0 {
-		for name, data := range m.extra {
-			extra[name] = data
-		}
-		w.Result().Weights = model.NewWeights(m.ckpt, extra)
-	}
+	w.Result().Weights = m.sources.With(w.Extra())
 	return w.Finish(m.sites)
 }
 
@@ -59,6 +53,9 @@ func (w *writer) options() error {
 	}
 	if o.Until > 0 && (o.Task != model.TaskFeatures || o.From >= o.Until || o.Pool != model.PoolDefault) {
 		return fmt.Errorf("a program that ends before layer %d gives hidden states alone, and begins below", o.Until)
+	}
+	if o.From > 0 && o.Projections {
+		return fmt.Errorf("a program of an imported graph is given hidden states alone, not their products")
 	}
 	if !o.Train {
 		return nil
@@ -312,14 +309,14 @@ func (m *Model) readHead(t *term, shape []int, dst []float32) error {
 		return m.headError(t.module(), t.cols, shape[0])
 	}
 	if len(shape) == 1 {
-		return m.source.ReadRows(&graph.Weight{Name: t.bias, In: 1, Out: t.cols}, 0, 1, dst)
+		return m.sources.Plain().ReadRows(&graph.Weight{Name: t.bias, In: 1, Out: t.cols}, 0, 1, dst)
 	}
 	s := &graph.Weight{Name: t.weight.name, In: t.weight.in, Out: t.weight.out, Transposed: t.weight.transposed}
 	if s.Transposed {
-		return m.source.ReadRows(s, 0, s.Out, dst)
+		return m.sources.Plain().ReadRows(s, 0, s.Out, dst)
 	}
 	data := make([]float32, len(dst))
-	if err := m.source.ReadRows(s, 0, s.In, data); err != nil {
+	if err := m.sources.Plain().ReadRows(s, 0, s.In, data); err != nil {
 		return err
 	}
 	for i := range s.In {
