@@ -37,6 +37,7 @@ func TestCUDAScripts(t *testing.T) {
 			e.Setenv("LSRSURGEON_CACHE", cache)
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("LSRSURGEON_LIBCUDA", filepath.Join(dir, standin.CUDA))
+			e.Setenv("CUBLASLT", filepath.Join(dir, standin.CuBLASLt))
 			return copyModel(filepath.Join(e.WorkDir, "base"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitCode, "losses": compareLosses, "oneline": oneLine},

@@ -75,6 +75,9 @@ func (f *engineFlags) openCUDA(a *app, limit int64) (graph.Engine, error) {
 	if err != nil {
 		return nil, withHint(&resourceError{err}, "see lsrsurgeon doctor, or use --device cpu")
 	}
+	if !e.HasCuBLASLt() {
+		a.warn("cuBLASLt was not found: the slower built-in kernels multiply matrices; LSRSURGEON_CUBLASLT names the library")
+	}
 	return e, nil
 }
 

@@ -31,6 +31,7 @@ var attentionCases = []attentionCase{
 	{"first query", []int{70, 1, 33}, graph.Attention{Heads: 2, KVHeads: 1, HeadDim: 16, DropP: 0.2, QueryPick: graph.PickFirst}},
 	{"last query", []int{70, 1, 33}, graph.Attention{Heads: 2, KVHeads: 2, HeadDim: 16, Causal: true, Window: 40, QueryPick: graph.PickLast}},
 	{"heads of 100", []int{34, 40}, graph.Attention{Heads: 2, KVHeads: 1, HeadDim: 100, Causal: true}},
+	{"one key over a tile", []int{129, 65}, graph.Attention{Heads: 1, KVHeads: 1, HeadDim: 8, Causal: true}},
 	{"heads of 200", []int{40, 3}, graph.Attention{Heads: 1, KVHeads: 1, HeadDim: 200, DropP: 0.1}},
 }
 

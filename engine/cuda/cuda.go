@@ -127,11 +127,14 @@ func (e *Engine) Device() Device { return e.dev.info }
 
 // Products says which code multiplies matrices, as in [Report].
 func (e *Engine) Products() string {
-	if e.dev.blas != nil {
+	if e.HasCuBLASLt() {
 		return "cuBLASLt"
 	}
 	return "own kernels"
 }
+
+// HasCuBLASLt reports whether the library was found, and wanted.
+func (e *Engine) HasCuBLASLt() bool { return e.dev.blas != nil }
 
 // Close releases the GPU. The executables of e must be closed before.
 func (e *Engine) Close() error { return e.dev.close() }
