@@ -10,10 +10,9 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 )
 
-// Compare reports, for every module of an adapter, how far the update of the
-// module in its place in got is from it, and for every tensor of the head whether
-// it is the same. Both list their modules in the same order; paths in got may
-// have a prefix.
+// Compare reports, for every module of an adapter, how far the update of the same
+// module in got is from it, and for every tensor of the head whether it is the
+// same. Paths in got may have a prefix.
 //
 // Updates are compared by their factors where these have the same shapes, else
 // element by element; MaxError and Relative are of what was compared.
@@ -23,9 +22,10 @@ func Compare(want, got *adapter.Adapter) (*Report, error) {
 	}
 	rep := &Report{}
 	for i := range want.Modules {
-		w, g := &want.Modules[i], &got.Modules[i]
-		if !strings.HasSuffix(g.Module, w.Module) && !strings.HasSuffix(w.Module, g.Module) || w.In != g.In || w.Out != g.Out {
-			return nil, fmt.Errorf("%s: module %s (%d, %d) stands for %s (%d, %d)", got.Dir, g.Module, g.In, g.Out, w.Module, w.In, w.Out)
+		w := &want.Modules[i]
+		g := sameModule(got.Modules, w)
+		if g == nil {
+			return nil, fmt.Errorf("%s: module %s (%d, %d) is missing", got.Dir, w.Module, w.In, w.Out)
 		}
 		d, err := moduleDeviation(w, g)
 		if err != nil {
@@ -34,7 +34,7 @@ func Compare(want, got *adapter.Adapter) (*Report, error) {
 		rep.Tensors = append(rep.Tensors, d.report(g.Module, w.Module, "F32"))
 	}
 	for i := range want.Head {
-		w, g := &want.Head[i], &got.Head[i]
+		w, g := &want.Head[i], &got.Head[i] // in the order of the file
 		var d deviation
 		if !slices.Equal(w.Shape, g.Shape) {
 			return nil, fmt.Errorf("%s: head tensor %s is %v, was %v", got.Dir, g.Name, g.Shape, w.Shape)
@@ -45,6 +45,21 @@ func Compare(want, got *adapter.Adapter) (*Report, error) {
 		rep.Tensors = append(rep.Tensors, d.report(g.Name, w.Name, "F32"))
 	}
 	return rep, nil
+}
+
+// sameModule finds a module by its path and dimensions, or by a path that ends
+// with its path or with which it ends.
+func sameModule(ms []adapter.Module, w *adapter.Module) *adapter.Module {
+	at := slices.IndexFunc(ms, func(g adapter.Module) bool { return g.Module == w.Module })
+	if at < 0 {
+		at = slices.IndexFunc(ms, func(g adapter.Module) bool {
+			return strings.HasSuffix(g.Module, "."+w.Module) || strings.HasSuffix(w.Module, "."+g.Module)
+		})
+	}
+	if at < 0 || ms[at].In != w.In || ms[at].Out != w.Out {
+		return nil
+	}
+	return &ms[at]
 }
 
 // update is a module's ΔW, and what DoRA rescales by, or nil.

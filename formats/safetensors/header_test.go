@@ -161,7 +161,21 @@ func TestManyTensors(t *testing.T) {
 	}
 }
 
+// TestNullMetadata: MLX writes null where it has none to say.
+func TestNullMetadata(t *testing.T) {
+	h, err := read(file(`{"__metadata__":null,"a":{"data_offsets":[0,8],"dtype":"F32","shape":[2]}}`, 8))
+	if err != nil || len(h.Metadata) != 0 || len(h.Tensors) != 1 {
+		t.Errorf("%+v, %v", h, err)
+	}
+	for _, bad := range []string{`{"__metadata__":nul}`, `{"__metadata__":nulls}`, `{"__metadata__":1}`, `{"__metadata__":n`} {
+		if _, err := read(file(bad, 0)); err == nil {
+			t.Errorf("%s was read", bad)
+		}
+	}
+}
+
 func FuzzReadHeader(f *testing.F) {
+	f.Add(file(`{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, 4))
 	f.Add(file(`{"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}`, 12))
 	f.Add(file(`{"\u00e4\ud83d\ude00":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}`, 1))
 	f.Add([]byte("version https://git-lfs"))

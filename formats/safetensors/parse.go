@@ -2,6 +2,7 @@ package safetensors
 
 import (
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
@@ -126,7 +127,14 @@ func (p *parser) object(f func(key string) error) error {
 	}
 }
 
+// metadata parses __metadata__, which MLX writes as null where there is none, as
+// the reference implementation allows.
 func (p *parser) metadata(h *Header) error {
+	const null = "null"
+	if p.peek() == 'n' && strings.HasPrefix(string(p.b[p.i:min(p.i+len(null), len(p.b))]), null) {
+		p.i += len(null)
+		return nil
+	}
 	seen := map[string]bool{}
 	return p.object(func(key string) error {
 		if seen[key] {
