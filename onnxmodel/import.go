@@ -3,7 +3,6 @@ package onnxmodel
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -172,7 +171,7 @@ func (m *Model) finish(im *importer) error {
 	}
 	m.plainNorms()
 	m.sources = model.NewSources(m.ckpt, m.extra)
-	return m.configure(vocab)
+	return m.configure(vocab, im.reach)
 }
 
 // plainNorms gives norms without scale one of ones.
@@ -289,8 +288,8 @@ func (m *Model) follow(t *term) (hidden *term, err error) {
 	}
 }
 
-// configure fills in the configuration.
-func (m *Model) configure(vocab int) error {
+// configure fills in the configuration. reach bounds the length of sequences.
+func (m *Model) configure(vocab, reach int) error {
 	c, err := model.ReadConfig(m.ckpt.Dir())
 	if err != nil {
 		if !errors.Is(err, formats.ErrNotFound) && !errors.Is(err, formats.ErrUnsupported) {
@@ -298,9 +297,9 @@ func (m *Model) configure(vocab int) error {
 		}
 		c = model.Config{InitializerRange: 0.02, NumLabels: 2, PadTokenID: -1, BOSTokenID: -1}
 	}
-	limit := math.MaxInt32
+	limit := reach
 	if err == nil {
-		limit = c.MaxLength
+		limit = min(limit, c.MaxLength)
 	}
 	c.HiddenSize, c.VocabSize, c.Layers = m.hidden.cols, vocab, 0
 	if n := len(m.chain); n > 0 && m.logits {

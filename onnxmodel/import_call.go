@@ -3,6 +3,7 @@ package onnxmodel
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
@@ -54,7 +55,27 @@ func (c *nodeCall) evaluate() ([]value, error) {
 	if err != nil {
 		return nil, c.fail("%v", err)
 	}
+	c.noteDistance(e)
 	return []value{a}, nil
+}
+
+// distances are the operators by which a mask compares positions.
+var distances = []string{"Add", "Sub", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
+
+// noteDistance remembers the least number beyond the probe that positions are
+// compared with: a sliding window of that size would hide nothing here, and the
+// program is only right for sequences within it.
+func (c *nodeCall) noteDistance(e *call) {
+	if !slices.Contains(distances, c.n.Op) || len(e.in) != 2 || e.in[0].kind != kindInt {
+		return
+	}
+	for i, a := range e.in {
+		u, same := a.uniform()
+		_, other := e.in[1-i].uniform()
+		if u = math.Abs(u); same && !other && u >= float64(c.im.tokens) && u < firstType {
+			c.im.reach = min(c.im.reach, int(u))
+		}
+	}
 }
 
 // arrays reads the inputs from i on, those before stay nil.

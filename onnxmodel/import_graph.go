@@ -3,6 +3,7 @@ package onnxmodel
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -25,6 +26,7 @@ type importer struct {
 	streams       map[graph.Stream]*array
 	functions     map[[2]string]*onnx.Function
 	main          *scope
+	reach         int                     // the longest sequence for which the probe speaks
 	readers       map[string][]*onnx.Node // of the main graph
 }
 
@@ -46,7 +48,7 @@ func (s *scope) get(name string) (value, bool) {
 
 // newImporter prepares a run for a probe of batch sequences of tokens.
 func newImporter(m *onnx.Model, sites []adapter.Site, batch, tokens int) *importer {
-	im := &importer{m: m, batch: batch, tokens: tokens, sites: map[int]*adapter.Site{}, extra: map[string][]float32{},
+	im := &importer{m: m, batch: batch, tokens: tokens, reach: math.MaxInt32, sites: map[int]*adapter.Site{}, extra: map[string][]float32{},
 		streams: map[graph.Stream]*array{}, functions: map[[2]string]*onnx.Function{}, readers: map[string][]*onnx.Node{},
 		main: &scope{values: map[string]value{}}}
 	byModule := map[string]*adapter.Site{}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,6 +128,56 @@ func TestUnusedNodes(t *testing.T) {
 	if _, err := Open(ck); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestFarWindow: a window that the probe cannot see bounds the sequences.
+func TestFarWindow(t *testing.T) {
+	for _, size := range []int64{4, 1000} {
+		ck := edited(t, "mistral-dynamo-sdpa", func(g *onnx.Model, e *onnx.Edit) {
+			changed := 0
+			for i := range g.Graph.Initializers {
+				x := &g.Graph.Initializers[i]
+				if x.Type != onnx.Int64 || x.Elements() != 1 {
+					continue
+				}
+				raw, err := g.Data(x)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if v := int64(binary.LittleEndian.Uint64(raw)); v == 4 && readBy(g, x.Name, "Sub") || v == -4 && readBy(g, x.Name, "Add") {
+					sign := v / 4
+					e.ReplaceInitializer(i, onnx.NewTensor(x.Name, onnx.Int64, x.Dims, binary.LittleEndian.AppendUint64(nil, uint64(sign*size))))
+					changed++
+				}
+			}
+			if changed == 0 {
+				t.Fatal("no window in the graph")
+			}
+		})
+		m, err := Open(ck)
+		if err != nil {
+			t.Fatal(err)
+		}
+		window := map[int64]int{4: 4}[size]
+		for _, x := range m.terms {
+			if x.op == opAttention && (x.window != window || !x.causal) {
+				t.Errorf("window %d of the graph: causal %v, window %d", size, x.causal, x.window)
+			}
+		}
+		if limit := m.Config().MaxLength; size == 1000 && limit != 1000 {
+			t.Errorf("sequences of up to %d tokens", limit)
+		}
+	}
+}
+
+// readBy says whether a node of an operator reads a value.
+func readBy(g *onnx.Model, name, op string) bool {
+	for _, n := range g.Graph.Nodes {
+		if n.Op == op && slices.Contains(n.Inputs, name) {
+			return true
+		}
+	}
+	return false
 }
 
 func TestMaskKinds(t *testing.T) {
