@@ -42,6 +42,11 @@ type ExportOptions struct {
 	// Params are the values of the program's parameters, if it has any: of an
 	// adapter that becomes part of the graph.
 	Params []float32
+	// HeadInput, if not None, are the hidden states that a head reads. Where a
+	// program picks rows of the sequences before, the graph computes all and picks
+	// them here, so that all layers have the form that optimisers of graphs
+	// and importers know.
+	HeadInput graph.Value
 	// Hidden and Logits are the values that become outputs; either may be
 	// graph.None.
 	Hidden, Logits graph.Value
@@ -65,9 +70,17 @@ func Export(p *graph.Program, o ExportOptions) (*onnx.Model, error) {
 	if p.Forward != 0 && p.Forward < len(p.Ops) {
 		return nil, fmt.Errorf("onnxmodel: exporting a program with a backward pass")
 	}
+	x.late = o.HeadInput != graph.None
 	for _, op := range p.Ops {
 		if err := x.op(op); err != nil {
 			return nil, err
+		}
+		if x.late && slices.Contains(op.Outputs(nil), o.HeadInput) {
+			x.late = false
+			var err error
+			if x.values[o.HeadInput], err = x.pick("head", x.values[o.HeadInput], x.picked); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := x.outputs(); err != nil {
@@ -95,6 +108,8 @@ type exporter struct {
 	memo   map[string]string
 	inputs []string // those used so far
 	files  map[int]**os.File
+	late   bool       // the head's rows are still to be picked
+	picked graph.Pick // which they are
 }
 
 // unsupported names an operation without a form.
@@ -130,7 +145,7 @@ func (x *exporter) op(op graph.Op) (err error) {
 		}
 		x.values[o.Y] = x.list.node(x.scope(o.Y), "Add", []string{x.value(o.A), x.value(o.B)})
 	case *graph.Select:
-		x.values[o.Y], err = x.pick(x.scope(o.Y), x.value(o.X), o.Pick)
+		x.values[o.Y], err = x.pick(x.scope(o.Y), x.value(o.X), x.rows(o.Pick))
 	case *graph.MeanPool:
 		err = x.meanPool(o)
 	default:

@@ -29,7 +29,7 @@ func TestExportConnections(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			x := onnxmodel.ExportOptions{Name: "test", Checkpoint: m.Checkpoint(), Weights: b.Weights, Params: b.Params, Logits: b.Logits}
+			x := onnxmodel.ExportOptions{Name: "test", Checkpoint: m.Checkpoint(), Weights: b.Weights, Params: b.Params, HeadInput: b.Hidden, Logits: b.Logits}
 			g, err := onnxmodel.Export(b.Program, x)
 			if err != nil {
 				t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -22,7 +23,7 @@ func (x *exporter) embed(o *graph.Embed) error {
 		index := ""
 		switch {
 		case w.In == 1: // one row for all, as RoBERTa's token types
-			index = l.ints(true, 0)
+			index = x.shared("zeros", func() string { return l.node("zeros", "Mul", []string{x.input(InputIDs), l.ints(true, 0)}) })
 		case o.Streams[i] == graph.StreamIDs:
 			index = x.input(InputIDs)
 		case o.Streams[i] == graph.StreamTypes:
@@ -73,6 +74,16 @@ func (x *exporter) index(p graph.Pick) string {
 	})
 }
 
+// rows are the rows that are computed where the program picks p: all, as long
+// as the rows that the head reads have not been made.
+func (x *exporter) rows(p graph.Pick) graph.Pick {
+	if x.late && (p == graph.PickFirst || p == graph.PickLast) {
+		x.picked = p
+		return graph.PickAll
+	}
+	return p
+}
+
 // pick takes one row per sequence of (batch, sequence, ...): (batch, 1, ...).
 func (x *exporter) pick(scope, v string, p graph.Pick) (string, error) {
 	switch p {
@@ -80,9 +91,13 @@ func (x *exporter) pick(scope, v string, p graph.Pick) (string, error) {
 		return v, nil
 	case graph.PickFirst, graph.PickLast:
 		at := x.shared("rows "+p.String(), func() string {
-			return x.list.node(p.String(), "Unsqueeze", []string{x.index(p), x.list.ints(false, -1)})
+			l := x.list
+			n := l.node("batch", "Gather", []string{l.node("batch", "Shape", []string{x.input(InputMask)}), l.ints(true, 0)})
+			row := l.node("batch", "Range", []string{l.ints(true, 0), n, l.ints(true, 1)})
+			row = l.node("batch", "Unsqueeze", []string{row, l.ints(false, 1)})
+			return l.node(p.String(), "Concat", []string{row, x.index(p)}, onnx.IntAttr("axis", 1))
 		})
-		return x.list.node(scope, "GatherND", []string{v, at}, onnx.IntAttr("batch_dims", 1)), nil
+		return x.list.node(scope, "Unsqueeze", []string{x.list.node(scope, "GatherND", []string{v, at}), x.list.ints(false, 1)}), nil
 	}
 	return "", unsupported("a selection of rows %v", p)
 }
@@ -116,35 +131,37 @@ func (x *exporter) rope(o *graph.Rope) error {
 	}
 	n := int64(len(o.Freq))
 	heads := l.node(scope, "Reshape", []string{x.value(o.X), l.ints(false, 0, 0, int64(o.Heads), int64(o.HeadDim))})
-	first, second := l.columns(scope, heads, 0, n), l.columns(scope, heads, n, 2*n)
-	mul := func(a, b string) string { return l.node(scope, "Mul", []string{a, b}) }
-	parts := []string{
-		l.node(scope, "Sub", []string{mul(first, cos), mul(second, sin)}),
-		l.node(scope, "Add", []string{mul(second, cos), mul(first, sin)}),
+	part, rest := heads, int64(o.HeadDim)
+	if rest > 2*n {
+		part = l.columns(scope, heads, 0, 2*n)
 	}
-	if rest := int64(o.HeadDim); rest > 2*n {
-		parts = append(parts, l.columns(scope, heads, 2*n, rest))
+	// (x1, x2)·cos + (-x2, x1)·sin, as exporters write it and optimisers know it.
+	second := l.node(scope, "Neg", []string{l.columns(scope, part, n, 2*n)})
+	half := l.node(scope, "Concat", []string{second, l.columns(scope, part, 0, n)}, onnx.IntAttr("axis", -1))
+	turned := l.node(scope, "Add", []string{l.node(scope, "Mul", []string{part, cos}), l.node(scope, "Mul", []string{half, sin})})
+	if rest > 2*n {
+		turned = l.node(scope, "Concat", []string{turned, l.columns(scope, heads, 2*n, rest)}, onnx.IntAttr("axis", -1))
 	}
-	turned := l.node(scope, "Concat", parts, onnx.IntAttr("axis", -1))
 	x.values[o.Y] = l.node(scope, "Reshape", []string{turned, l.ints(false, 0, 0, int64(o.Heads*o.HeadDim))})
 	return nil
 }
 
 // angles are cos and sin of position·frequency, times the scale:
-// (batch, rows, 1, pairs).
+// (batch, rows, 1, 2·pairs).
 func (x *exporter) angles(o *graph.Rope) (cos, sin string, err error) {
-	key := fmt.Sprintf("angles %v %v %v", o.Freq, o.Scale, o.Pick)
 	l := x.list
-	at, err := x.pick("rope", x.positions(), o.Pick)
+	pick := x.rows(o.Pick)
+	at, err := x.pick("rope", x.positions(), pick)
 	if err != nil {
 		return "", "", err
 	}
+	key := fmt.Sprintf("angles %v %v %v", o.Freq, o.Scale, pick)
 	angle := x.shared(key, func() string {
-		raw := make([]byte, 0, 4*len(o.Freq))
-		for _, f := range o.Freq {
+		var raw []byte
+		for _, f := range slices.Concat(o.Freq, o.Freq) { // one for each half
 			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(f))
 		}
-		freq := l.constant(onnx.Float, []int{len(o.Freq)}, raw, "frequencies")
+		freq := l.constant(onnx.Float, []int{2 * len(o.Freq)}, raw, "frequencies")
 		p := l.node("rope", "Cast", []string{at}, onnx.IntAttr("to", int64(onnx.Float)))
 		return l.node("rope", "Mul", []string{l.node("rope", "Unsqueeze", []string{p, l.ints(false, 2, 3)}), freq})
 	})
@@ -160,39 +177,31 @@ func (x *exporter) angles(o *graph.Rope) (cos, sin string, err error) {
 	return part("Cos"), part("Sin"), nil
 }
 
-// attention is softmax(scale·q kᵀ + mask) v by heads. Where several query heads
-// share a key head, they stand on an axis of their own, along which the keys
-// are repeated by broadcasting: (batch, kv heads, group, rows, head_dim).
+// attention is softmax(scale·q kᵀ + mask) v by heads. Keys and values that
+// several query heads share are repeated.
 func (x *exporter) attention(o *graph.Attention) error {
 	scope, l := x.scope(o.Y), x.list
 	h, kv, d := int64(o.Heads), int64(o.KVHeads), int64(o.HeadDim)
-	split := func(v string, heads []int64, perm ...int64) string {
-		shape := append([]int64{0, 0}, heads...)
-		r := l.node(scope, "Reshape", []string{v, l.ints(false, append(shape, d)...)})
-		return l.node(scope, "Transpose", []string{r}, onnx.IntsAttr("perm", perm...))
+	split := func(v string, heads int64) string {
+		r := l.node(scope, "Reshape", []string{v, l.ints(false, 0, 0, heads, d)})
+		r = l.node(scope, "Transpose", []string{r}, onnx.IntsAttr("perm", 0, 2, 1, 3))
+		if heads == h {
+			return r
+		}
+		r = l.node(scope, "Expand", []string{l.node(scope, "Unsqueeze", []string{r, l.ints(false, 2)}), l.ints(false, 1, 1, h/kv, 1, 1)})
+		return l.node(scope, "Reshape", []string{r, l.ints(false, 0, h, -1, d)})
 	}
-	var q, k, v string
-	if h == kv {
-		q = split(x.value(o.Q), []int64{h}, 0, 2, 1, 3)
-		k = split(x.value(o.K), []int64{h}, 0, 2, 3, 1)
-		v = split(x.value(o.V), []int64{h}, 0, 2, 1, 3)
-	} else {
-		q = split(x.value(o.Q), []int64{kv, h / kv}, 0, 2, 3, 1, 4)
-		k = split(x.value(o.K), []int64{kv, 1}, 0, 2, 3, 4, 1)
-		v = split(x.value(o.V), []int64{kv, 1}, 0, 2, 3, 1, 4)
-	}
-	bias, err := x.bias(o, h != kv)
+	bias, err := x.bias(o)
 	if err != nil {
 		return err
 	}
+	q := split(x.value(o.Q), h)
+	k := l.node(scope, "Transpose", []string{split(x.value(o.K), kv)}, onnx.IntsAttr("perm", 0, 1, 3, 2))
+	v := split(x.value(o.V), kv)
 	s := l.node(scope, "Mul", []string{l.node(scope, "MatMul", []string{q, k}), x.float(float64(o.Scale))})
 	s = l.node(scope, "Add", []string{s, bias})
 	y := l.node(scope, "MatMul", []string{l.node(scope, "Softmax", []string{s}, onnx.IntAttr("axis", -1)), v})
-	back := []int64{0, 2, 1, 3}
-	if h != kv {
-		back = []int64{0, 3, 1, 2, 4}
-	}
-	y = l.node(scope, "Transpose", []string{y}, onnx.IntsAttr("perm", back...))
+	y = l.node(scope, "Transpose", []string{y}, onnx.IntsAttr("perm", 0, 2, 1, 3))
 	x.values[o.Y] = l.node(scope, "Reshape", []string{y, l.ints(false, 0, 0, h*d)})
 	return nil
 }
@@ -202,23 +211,27 @@ func (x *exporter) attention(o *graph.Attention) error {
 const lowest = -math.MaxFloat32
 
 // bias is 0 for the keys that a query sees and lowest for the others:
-// (batch, 1, rows or 1, sequence), with another 1 for grouped heads.
-func (x *exporter) bias(o *graph.Attention, grouped bool) (string, error) {
+// (batch, 1, rows or 1, sequence).
+func (x *exporter) bias(o *graph.Attention) (string, error) {
+	queries := x.rows(o.QueryPick)
+	if queries == graph.PickRows {
+		return "", unsupported("attention of picked rows")
+	}
 	l := x.list
 	node := func(op string, in ...string) string { return l.node("mask", op, in) }
-	base := x.shared(fmt.Sprint("bias ", o.Causal, o.Window, o.QueryPick), func() string {
+	return x.shared(fmt.Sprint("bias ", o.Causal, o.Window, queries), func() string {
 		seen := x.shared("seen", func() string {
 			m := l.node("mask", "Cast", []string{x.input(InputMask)}, onnx.IntAttr("to", int64(onnx.Bool)))
 			return node("Unsqueeze", m, l.ints(false, 1, 2))
 		})
 		if o.Causal || o.Window > 0 {
 			key := x.places()
-			query := ""
-			if o.QueryPick == graph.PickAll {
-				query = x.shared("query places", func() string { return node("Unsqueeze", key, l.ints(false, 1)) })
-			} else {
-				query = x.shared("query place "+o.QueryPick.String(), func() string { return node("Unsqueeze", x.index(o.QueryPick), l.ints(false, 1, 2)) })
-			}
+			query := x.shared("query place "+queries.String(), func() string {
+				if queries == graph.PickAll {
+					return node("Unsqueeze", key, l.ints(false, 1))
+				}
+				return node("Unsqueeze", x.index(queries), l.ints(false, 1, 2))
+			})
 			if o.Causal {
 				seen = node("And", seen, node("LessOrEqual", key, query))
 			}
@@ -227,15 +240,6 @@ func (x *exporter) bias(o *graph.Attention, grouped bool) (string, error) {
 			}
 		}
 		return node("Where", seen, x.float(0), x.float(lowest))
-	})
-	if o.QueryPick == graph.PickRows {
-		return "", unsupported("attention of picked rows")
-	}
-	if !grouped {
-		return base, nil
-	}
-	return x.shared(fmt.Sprint("grouped bias ", o.Causal, o.Window, o.QueryPick), func() string {
-		return node("Unsqueeze", base, l.ints(false, 1))
 	}), nil
 }
 

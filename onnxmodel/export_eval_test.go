@@ -95,6 +95,7 @@ func (e *interpreter) load(m *onnx.Model, x *onnx.Tensor) array {
 // unary and binary are the elementwise operators.
 var unary = map[string]func(float64) float64{
 	"Sqrt": math.Sqrt, "Tanh": math.Tanh, "Erf": math.Erf, "Cos": math.Cos, "Sin": math.Sin,
+	"Neg":     func(x float64) float64 { return -x },
 	"Relu":    func(x float64) float64 { return math.Max(x, 0) },
 	"Sigmoid": func(x float64) float64 { return 1 / (1 + math.Exp(-x)) },
 }

@@ -51,15 +51,24 @@ func (e *interpreter) axis(n *onnx.Node, in []array) array {
 		}
 		return y
 	case "GatherND":
-		if n.Int("batch_dims", 0) != 1 {
-			return e.fail(n)
-		}
-		row, per := size(x.dims[2:]), len(in[1].data)/x.dims[0]
-		y := array{dims: append([]int{x.dims[0], per}, x.dims[2:]...)}
-		for k, i := range in[1].data {
-			y.data = append(y.data, x.data[(k/per*x.dims[1]+int(i))*row:][:row]...)
+		k := in[1].dims[1]
+		row, st := size(x.dims[k:]), x.strides()
+		y := array{dims: append([]int{in[1].dims[0]}, x.dims[k:]...)}
+		for i := 0; i < len(in[1].data); i += k {
+			at := 0
+			for j, v := range in[1].data[i : i+k] {
+				at += int(v) * st[j]
+			}
+			y.data = append(y.data, x.data[at:at+row]...)
 		}
 		return y
+	case "Expand":
+		ones := array{dims: make([]int, len(in[1].data))}
+		for i, d := range in[1].data {
+			ones.dims[i] = int(d)
+		}
+		ones.data = make([]float64, size(ones.dims))
+		return e.broadcast([]array{x, ones}, func(v []float64) float64 { return v[0] })
 	case "Concat":
 		return e.concat(in, (int(n.Int("axis", 0))+len(x.dims))%len(x.dims))
 	case "Slice":

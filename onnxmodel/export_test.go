@@ -41,7 +41,7 @@ func export(t *testing.T, m *model.Model, o model.BuildOptions) (*model.Built, *
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := onnxmodel.ExportOptions{Name: "test", Checkpoint: m.Checkpoint(), Weights: b.Weights, Logits: b.Logits}
+	x := onnxmodel.ExportOptions{Name: "test", Checkpoint: m.Checkpoint(), Weights: b.Weights, HeadInput: b.Hidden, Logits: b.Logits}
 	if b.Logits == graph.None {
 		x.Hidden = b.Hidden
 	}

@@ -32,7 +32,7 @@ func exportONNX(a *app, b *onnxBase, o *convertOptions) error {
 	if err != nil {
 		return err
 	}
-	x := onnxmodel.ExportOptions{Name: m.Config().ModelType, Version: version, Checkpoint: b.ck, Weights: built.Weights, Params: built.Params, Logits: built.Logits}
+	x := onnxmodel.ExportOptions{Name: m.Config().ModelType, Version: version, Checkpoint: b.ck, Weights: built.Weights, Params: built.Params, HeadInput: built.Hidden, Logits: built.Logits}
 	if x.Logits == graph.None {
 		x.Hidden = built.Hidden
 	}
