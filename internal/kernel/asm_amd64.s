@@ -19,6 +19,8 @@ TEXT ·stridedF32x6x16(SB), NOSPLIT, $0-96
 	SHLQ $0x02, SI
 	SHLQ $0x02, DI
 	SHLQ $0x02, R8
+
+panel:
 	MOVQ m+72(FP), R10
 	CMPQ R10, $0x01
 	JE   rows1
@@ -239,7 +241,27 @@ store6:
 	ADDQ    $0x40, DX
 	DECQ    R9
 	JNZ     tile6
-	JMP     end
+	MOVQ    m+72(FP), CX
+	SUBQ    $0x06, CX
+	JZ      end
+	MOVQ    CX, m+72(FP)
+	MOVQ    c+56(FP), DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	MOVQ    DX, c+56(FP)
+	MOVQ    b+32(FP), CX
+	MOVQ    nj+80(FP), R9
+	JMP     panel
 
 rows5:
 tile5:
@@ -918,6 +940,8 @@ TEXT ·stridedF32x8x8(SB), NOSPLIT, $0-96
 	SHLQ $0x02, SI
 	SHLQ $0x02, DI
 	SHLQ $0x02, R8
+
+panel:
 	MOVQ m+72(FP), R10
 	CMPQ R10, $0x01
 	JE   rows1
@@ -1130,7 +1154,31 @@ store8:
 	ADDQ    $0x20, DX
 	DECQ    R9
 	JNZ     tile8
-	JMP     end
+	MOVQ    m+72(FP), CX
+	SUBQ    $0x08, CX
+	JZ      end
+	MOVQ    CX, m+72(FP)
+	MOVQ    c+56(FP), DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	MOVQ    DX, c+56(FP)
+	MOVQ    b+32(FP), CX
+	MOVQ    nj+80(FP), R9
+	JMP     panel
 
 rows7:
 tile7:
@@ -2004,6 +2052,8 @@ TEXT ·stridedF32x4x24(SB), NOSPLIT, $0-96
 	SHLQ $0x02, SI
 	SHLQ $0x02, DI
 	SHLQ $0x02, R8
+
+panel:
 	MOVQ m+72(FP), R10
 	CMPQ R10, $0x01
 	JE   rows1
@@ -2207,7 +2257,23 @@ store4:
 	ADDQ    $0x60, DX
 	DECQ    R9
 	JNZ     tile4
-	JMP     end
+	MOVQ    m+72(FP), CX
+	SUBQ    $0x04, CX
+	JZ      end
+	MOVQ    CX, m+72(FP)
+	MOVQ    c+56(FP), DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	MOVQ    DX, c+56(FP)
+	MOVQ    b+32(FP), CX
+	MOVQ    nj+80(FP), R9
+	JMP     panel
 
 rows3:
 tile3:
@@ -2602,6 +2668,8 @@ TEXT ·stridedF64x6x8(SB), NOSPLIT, $0-96
 	SHLQ $0x03, SI
 	SHLQ $0x03, DI
 	SHLQ $0x03, R8
+
+panel:
 	MOVQ m+72(FP), R10
 	CMPQ R10, $0x01
 	JE   rows1
@@ -2822,7 +2890,27 @@ store6:
 	ADDQ    $0x40, DX
 	DECQ    R9
 	JNZ     tile6
-	JMP     end
+	MOVQ    m+72(FP), CX
+	SUBQ    $0x06, CX
+	JZ      end
+	MOVQ    CX, m+72(FP)
+	MOVQ    c+56(FP), DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	ADDQ    BX, AX
+	ADDQ    R8, DX
+	MOVQ    DX, c+56(FP)
+	MOVQ    b+32(FP), CX
+	MOVQ    nj+80(FP), R9
+	JMP     panel
 
 rows5:
 tile5:

@@ -154,13 +154,12 @@ func (g *gemm[T]) thin() {
 	g.p.Run(jobs, func(_, job int) {
 		s := takeScratch[T]()
 		defer s.release()
-		for i := job * chunkRows; i < min((job+1)*chunkRows, g.m); i += g.kn.mr {
-			g.thinRows(i, min(g.kn.mr, g.m-i), packed, s.tile)
-		}
+		i := job * chunkRows
+		g.thinRows(i, min(chunkRows, g.m-i), packed, s.tile)
 	})
 }
 
-// thinRows computes rows [i, i+h) of C.
+// thinRows computes rows [i, i+h) of C, those of a job.
 func (g *gemm[T]) thinRows(i, h int, packed, tile []T) {
 	kn := g.kn
 	nk := (g.k + panelDepth - 1) / panelDepth
@@ -177,9 +176,10 @@ func (g *gemm[T]) thinRows(i, h int, packed, tile []T) {
 		if full > 0 {
 			kn.strided(d, a, g.lda, 1, &packed[k0*kn.nr], kn.nr, g.k*kn.nr, &g.c[i*g.ldc], g.ldc, h, full, acc)
 		}
-		if w > 0 {
-			kn.strided(d, a, g.lda, 1, &packed[(full*g.k+k0)*kn.nr], kn.nr, 0, &tile[0], kn.nr, h, 1, 0)
-			kn.storeTile(g.c[i*g.ldc+full*kn.nr:], g.ldc, tile, kn.nr, h, w, acc != 0)
+		for p := i; w > 0 && p < i+h; p += kn.mr {
+			rows := min(kn.mr, i+h-p)
+			kn.strided(d, &g.a[p*g.lda+k0], g.lda, 1, &packed[(full*g.k+k0)*kn.nr], kn.nr, 0, &tile[0], kn.nr, rows, 1, 0)
+			kn.storeTile(g.c[p*g.ldc+full*kn.nr:], g.ldc, tile, kn.nr, rows, w, acc != 0)
 		}
 		acc = 1
 	}
@@ -270,8 +270,12 @@ func (o *outer[T]) block(i0, i1, j0 int) {
 				copy(edge[i*kn.nr:][:w], y[i*o.ldy+full*kn.nr:])
 			}
 		}
-		for i := i0; i < i1; i += kn.mr {
-			h := min(kn.mr, i1-i)
+		step := kn.mr
+		if o.xps == kn.mr && w == 0 { // panels that follow each other: all in one call
+			step = i1 - i0
+		}
+		for i := i0; i < i1; i += step {
+			h := min(step, i1-i)
 			x := &o.x[i/kn.mr*o.xps+k0*o.xrs]
 			ci := (i - i0) * ldc
 			if full > 0 {

@@ -4,7 +4,8 @@ import "unsafe"
 
 type float interface{ float32 | float64 }
 
-// tileKernel is a microkernel: C[0:m, 0:nj*nr] (+)= A·B for m <= mr rows.
+// tileKernel is a microkernel: C[0:m, 0:nj*nr] (+)= A·B. packed takes at most mr
+// rows, strided any number.
 type tileKernel[T float] struct {
 	name   string
 	mr, nr int

@@ -13,8 +13,8 @@ import (
 //
 //	func name(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int)
 //
-// with the meaning of tileKernel.strided. There is one body for each m, so that
-// no row is computed in vain. Three rows of A are reached from one pointer, with
+// with the meaning of tileKernel.strided. There is one body for each m up to mr, so
+// that no row is computed in vain; more rows are taken mr at a time. Three rows of A are reached from one pointer, with
 // the index ars once and twice.
 func genStrided(name string, mr, nv int, f64 bool) {
 	o := strided{mr: mr, nv: nv, shift: 2, bcast: VBROADCASTSS, fma: VFMADD231PS, typ: "float32"}
@@ -32,6 +32,7 @@ func genStrided(name string, mr, nv int, f64 bool) {
 	for _, r := range []reg.Register{o.ars, o.acs, o.brs, o.ldc} {
 		SHLQ(Imm(o.shift), r)
 	}
+	Label("panel")
 	m := Load(Param("m"), GP64())
 	for i := 1; i < mr; i++ {
 		CMPQ(m, Imm(uint64(i)))
@@ -134,7 +135,29 @@ func (o *strided) rows(m int) {
 	ADDQ(Imm(uint64(o.nv*32)), o.c)
 	DECQ(o.nj)
 	JNZ(LabelRef(l("tile")))
-	JMP(LabelRef("end"))
+	if m < o.mr {
+		JMP(LabelRef("end"))
+		return
+	}
+	o.next()
+}
+
+// next goes on to the next mr rows, if there are any. Where they begin is kept in
+// the arguments' own memory.
+func (o *strided) next() {
+	m := Load(Param("m"), GP64())
+	SUBQ(Imm(uint64(o.mr)), m)
+	JZ(LabelRef("end"))
+	Store(m, Param("m"))
+	Load(Param("c"), o.c)
+	for range o.mr {
+		ADDQ(o.ars, o.a)
+		ADDQ(o.ldc, o.c)
+	}
+	Store(o.c, Param("c"))
+	Load(Param("b"), o.b)
+	Load(Param("nj"), o.nj)
+	JMP(LabelRef("panel"))
 }
 
 // step emits the multiply-adds of one step of k.
