@@ -236,10 +236,14 @@ func concatRule(c *nodeCall) (value, error) {
 func (c *nodeCall) joined(list []*mat, at int) (*mat, bool) {
 	out := list[0]
 	for _, m := range list[1:] {
-		if m.t != out.t || m.mul != out.mul || len(m.axes) != len(out.axes) || !out.axes[at].is(dimCol) || !m.axes[at].is(dimCol) {
+		if m.t != out.t || m.mul != out.mul || len(m.axes) != len(out.axes) {
 			return nil, false
 		}
-		x, y := out.axes[at][0], m.axes[at][0]
+		x, ok1 := single(out.axes[at], m.off-out.off)
+		y, ok2 := single(m.axes[at], x.stride)
+		if !ok1 || !ok2 {
+			return nil, false
+		}
 		if x.stride != y.stride || m.off != out.off+x.size*x.stride {
 			return nil, false
 		}
@@ -253,6 +257,14 @@ func (c *nodeCall) joined(list []*mat, at int) (*mat, bool) {
 		out = n.with(axes)
 	}
 	return out, true
+}
+
+// single is the atom of an axis of columns; one of size 1 has the given stride.
+func single(a axis, stride int) (atom, bool) {
+	if len(a) == 0 {
+		return atom{dimCol, 1, stride}, true
+	}
+	return a[0], a.is(dimCol)
 }
 
 // joinedRope joins the rotated part of heads with the rest, which a rotation of

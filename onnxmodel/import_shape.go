@@ -256,6 +256,13 @@ func sliceRule(c *nodeCall, m *mat) (value, error) {
 	if err != nil {
 		return nil, c.fail("%v", err)
 	}
+	for at, s := range spans {
+		if s.n == 0 { // the rest of heads that are rotated whole
+			dims := m.dims()
+			dims[at] = 0
+			return newArray(kindFloat, dims...), nil
+		}
+	}
 	for at := range m.axes {
 		if s, ok := spans[at]; ok {
 			if m, err = c.cut(m, at, s); err != nil {
