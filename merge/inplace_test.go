@@ -173,7 +173,7 @@ func TestRecoverFaults(t *testing.T) {
 }
 
 // halfApplied is a model whose merge in place died while it was applied.
-func halfApplied(t *testing.T, base string) string {
+func halfApplied(t testing.TB, base string) string {
 	t.Helper()
 	f := &atomicfile.Faults{Under: fast}
 	if _, _, err := runInPlace(t, base, Options{Manifest: madeBy, FS: f, Workers: 1}); err != nil {

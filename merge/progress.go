@@ -90,6 +90,10 @@ func parseLine(line []byte) (text []byte, ok bool) {
 	return line[9:], crc32.Checksum(line[9:], castagnoli) == sum
 }
 
+func appendLine(b, text []byte) []byte {
+	return fmt.Appendf(b, "%08x %s\n", crc32.Checksum(text, castagnoli), text)
+}
+
 // saver notes progress.
 type saver struct {
 	r     *run
@@ -273,7 +277,7 @@ func (s *saver) write(p *progressLine) error {
 	if err != nil {
 		return err
 	}
-	line := fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(text, castagnoli), text)
+	line := appendLine(nil, text)
 	if _, err := s.h.WriteAt(line, s.at); err != nil {
 		return err
 	}
