@@ -147,7 +147,6 @@ func checkShapes(p *Program, op Op) error {
 }
 
 func (c *shapes) rest(op Op) {
-	one := shape{FixedRows(1), 1}
 	switch o := op.(type) {
 	case *Rope:
 		c.like(c.of(o.Y), o.X)
@@ -202,6 +201,14 @@ func (c *shapes) rest(op Op) {
 		c.blocks(o.X, o.DW, o.DY, o.Blocks, o.Trans, o.Shuffle)
 	case *ColNorm:
 		c.colNorm(o)
+	default:
+		c.loss(op)
+	}
+}
+
+func (c *shapes) loss(op Op) {
+	one := shape{FixedRows(1), 1}
+	switch o := op.(type) {
 	case *CrossEntropy:
 		c.like(one, o.Loss)
 	case *CrossEntropyGrad:

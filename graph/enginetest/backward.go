@@ -89,7 +89,7 @@ func backwardCases() []opCase {
 	add("mean_pool_grad", ragged, func(m *maker) {
 		m.emit(&graph.MeanPoolGrad{DY: m.in(graph.PerSeq, 9), C: m.c(tok, 9), DX: m.out(tok, 9)})
 	})
-	return append(cs, backwardMore()...)
+	return append(append(cs, backwardMore()...), blockBackwardCases()...)
 }
 
 // backwardMore continues: attention, Kronecker operations, losses.
@@ -141,19 +141,6 @@ func backwardMore() []opCase {
 		m.emit(&graph.RowOuterGrad{U: m.in(rows, 3), V: m.in(rows, 4), DY: m.in(rows, 12), DU: m.grad(6, 3), DV: m.grad(6, 4)})
 		m.emit(&graph.RowOuterGrad{U: m.in(rows, 3), V: m.in(rows, 4), DY: m.in(rows, 12), DV: m.grad(6, 4)})
 	})
-	for _, trans := range []bool{false, true} {
-		in, out := 6, 8
-		if trans {
-			in, out = out, in
-		}
-		add(fmt.Sprint("block_matmul_grad/trans=", trans), longer, func(m *maker) {
-			m.emit(&graph.BlockMatMulGrad{X: m.in(tok, in), DY: m.in(tok, out), Blocks: 2, Trans: trans, Shuffle: true, Alpha: 0.7, DW: m.grad(2, 12)})
-			m.emit(&graph.BlockMatMulGrad{X: m.in(tok, in), DY: m.in(tok, out), Blocks: 2, Trans: trans, Alpha: 0.7, DW: m.out(graph.FixedRows(2), 12)})
-		})
-		add(fmt.Sprint("block_matmul/result/trans=", trans), ragged, func(m *maker) {
-			m.emit(&graph.BlockMatMul{X: m.in(tok, in), W: m.fixed(2, 12), Blocks: 2, Trans: trans, Shuffle: true, Alpha: 0.7, C: m.c(tok, out), Y: m.out(tok, out)})
-		})
-	}
 	add("cross_entropy_grad", ragged, func(m *maker) {
 		x := m.in(graph.PerSeq, 6)
 		m.labels(len(ragged), 6)
@@ -172,5 +159,28 @@ func backwardMore() []opCase {
 		m.BCE(x)
 		m.emit(&graph.BCEGrad{Logits: x, DLogits: m.out(graph.PerSeq, 3)})
 	})
+	return cs
+}
+
+// blockBackwardCases are products with block-diagonal matrices.
+func blockBackwardCases() []opCase {
+	var cs []opCase
+	add := func(name string, lens []int, build func(m *maker)) {
+		cs = append(cs, opCase{name: name, lens: lens, rows: -1, build: func(m *maker) graph.Value { build(m); return graph.None }})
+	}
+	tok := graph.PerToken
+	for _, trans := range []bool{false, true} {
+		in, out := 6, 8
+		if trans {
+			in, out = out, in
+		}
+		add(fmt.Sprint("block_matmul_grad/trans=", trans), longer, func(m *maker) {
+			m.emit(&graph.BlockMatMulGrad{X: m.in(tok, in), DY: m.in(tok, out), Blocks: 2, Trans: trans, Shuffle: true, Alpha: 0.7, DW: m.grad(2, 12)})
+			m.emit(&graph.BlockMatMulGrad{X: m.in(tok, in), DY: m.in(tok, out), Blocks: 2, Trans: trans, Alpha: 0.7, DW: m.out(graph.FixedRows(2), 12)})
+		})
+		add(fmt.Sprint("block_matmul/result/trans=", trans), ragged, func(m *maker) {
+			m.emit(&graph.BlockMatMul{X: m.in(tok, in), W: m.fixed(2, 12), Blocks: 2, Trans: trans, Shuffle: true, Alpha: 0.7, C: m.c(tok, out), Y: m.out(tok, out)})
+		})
+	}
 	return cs
 }

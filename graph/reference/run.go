@@ -142,6 +142,15 @@ func (x *Executable) runMore(op graph.Op) error {
 		})
 		x.put(o.DU, du, none)
 		x.put(o.DV, dv, none)
+	default:
+		return x.runScaled(op)
+	}
+	return nil
+}
+
+// runScaled continues run: what DoRA and GraLoRA need.
+func (x *Executable) runScaled(op graph.Op) error {
+	switch o := op.(type) {
 	case *graph.ColNorm:
 		w, ab := x.weight(o.W), x.get(o.A).t(o.TransA).times(x.get(o.B).t(o.TransB))
 		x.put(o.Y, each(1, w.cols, func(_, j int) float64 {
