@@ -234,7 +234,11 @@ func (x *injector) attach(i int, module string, u update) error {
 	}
 	x.out.Edit.ReplaceNode(i, msg)
 	first := len(x.list.nodes)
-	delta := u.emit(x.list, module, n.Inputs[0], base)
+	bias := ""
+	if n.Op == "Gemm" && len(n.Inputs) > 2 {
+		bias = n.Inputs[2]
+	}
+	delta := u.emit(x.list, module, n.Inputs[0], base, bias)
 	add := x.list.fresh("/" + strings.ReplaceAll(module, ".", "/") + "/adapter/Add")
 	nodes := append(slices.Clone(x.list.nodes[first:]), &onnx.Node{Name: add, Op: "Add", Inputs: []string{base, delta}, Outputs: []string{y}})
 	x.list.nodes = x.list.nodes[:first]

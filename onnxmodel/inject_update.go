@@ -16,14 +16,19 @@ type update interface {
 	form() Form
 	// rounding is the largest relative error of a tensor's element.
 	rounding() float64
-	// emit adds nodes for scale·x ΔW, of the shape of y, and returns the
-	// result's name.
-	emit(l *nodeList, module, x, y string) string
+	// emit adds nodes for what is to be added to y, the layer's result with the
+	// bias ("" for none), and returns its name: scale·x ΔW, of the shape of y.
+	emit(l *nodeList, module, x, y, bias string) string
 }
 
 // update makes a module's tensors in the form asked for, and with AsInputs the
 // graph's inputs.
 func (x *injector) update(m *adapter.Module, d onnx.DataType) (update, error) {
+	if k, err := adapter.Lookup(m.Method); err != nil {
+		return nil, err
+	} else if r, ok := k.(adapter.Rescaler); ok {
+		return x.rescaled(m, r, d)
+	}
 	delta, err := deltaOf(m)
 	if err != nil {
 		return nil, err
@@ -140,7 +145,7 @@ type thin struct {
 func (t *thin) form() Form        { return FormThin }
 func (t *thin) rounding() float64 { return t.error }
 
-func (t *thin) emit(l *nodeList, module, x, _ string) string {
+func (t *thin) emit(l *nodeList, module, x, _, _ string) string {
 	h := l.node(module+".lora_A", "MatMul", []string{x, t.a})
 	y := l.node(module+".lora_B", "MatMul", []string{h, t.b})
 	if t.scale == "" {
@@ -264,7 +269,7 @@ func sideBySide(f kron.Factor[float64]) []float64 {
 	return y
 }
 
-func (s *sandwich) emit(l *nodeList, module, x, y string) string {
+func (s *sandwich) emit(l *nodeList, module, x, y, _ string) string {
 	h := x
 	for i := range s.factors {
 		h = s.factors[i].emit(l, module, h)
