@@ -103,7 +103,10 @@ func curveTolerance(o Options) float64 {
 }
 
 func compareCurves(t *testing.T, s shape, e *Engine) {
-	const steps = 10
+	steps := 10
+	if testing.Short() {
+		steps = 3 // as bench/cuda/run.sh --dry asks
+	}
 	c, err := cpu.New(cpu.Options{})
 	if err != nil {
 		t.Fatal(err)
