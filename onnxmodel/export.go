@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -39,6 +40,9 @@ type ExportOptions struct {
 	Checkpoint *formats.Checkpoint
 	// Weights gives those that the checkpoint lacks, as float32.
 	Weights graph.WeightSource
+	// Head are tensors that stand for those of the checkpoint with their names: a
+	// trained head.
+	Head []adapter.Tensor
 	// Params are the values of the program's parameters, if it has any: of an
 	// adapter that becomes part of the graph.
 	Params []float32

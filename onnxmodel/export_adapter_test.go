@@ -58,3 +58,35 @@ func TestExportRefusesProducts(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// A trained head stands for the checkpoint's.
+func TestExportHead(t *testing.T) {
+	m := tiny(t, "bert")
+	var head []adapter.Tensor
+	for _, name := range []string{"classifier.weight", "classifier.bias"} {
+		x, ok := m.Checkpoint().Lookup(name)
+		if !ok {
+			t.Fatalf("the checkpoint has no %s", name)
+		}
+		head = append(head, adapter.Tensor{Name: name, Shape: x.Shape, Data: float32s(number(size(x.Shape), 0.7))})
+	}
+	build := func(a *adapter.Adapter) *model.Built {
+		b, err := m.Build(model.BuildOptions{Task: model.TaskClassification, Adapter: a, FreezeHead: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	b := build(&adapter.Adapter{Head: head})
+	g, err := onnxmodel.Export(b.Program, onnxmodel.ExportOptions{Checkpoint: m.Checkpoint(), Weights: b.Weights, Head: head, HeadInput: b.Hidden, Logits: b.Logits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := evaluate(t, g, padded(sequences, false))[onnxmodel.OutLogits]
+	want := runReference(t, b, b.Logits, packed(sequences, true))
+	testkit.Compare(t, "logits", unpadded(got, sequences, false), testkit.Float64s(want), 2e-6, 2e-6)
+	old := build(nil)
+	if d := runReference(t, old, old.Logits, packed(sequences, true))[0] - want[0]; d*d < 1e-4 {
+		t.Errorf("the trained head changes a logit by %g", d)
+	}
+}

@@ -62,6 +62,12 @@ func (x *exporter) initializer(w *graph.Weight) (string, onnx.DataType, error) {
 }
 
 func (x *exporter) tensor(w *graph.Weight) (*onnx.Tensor, error) {
+	for _, t := range x.o.Head {
+		if t.Name == w.Name {
+			p := HeadParameter(t)
+			return onnx.NewTensor(p.Name, p.Type, p.Dims, p.Data), nil
+		}
+	}
 	if x.o.Checkpoint != nil {
 		if t, ok := x.o.Checkpoint.Lookup(w.Name); ok {
 			switch t.DType {

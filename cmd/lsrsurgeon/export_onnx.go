@@ -36,14 +36,18 @@ func exportONNX(a *app, b *onnxBase, o *convertOptions) error {
 	if x.Logits == graph.None {
 		x.Hidden = built.Hidden
 	}
+	asNodes := onnxmodel.Placement(o.as) == onnxmodel.AsNodes
+	if b.ad != nil && asNodes {
+		x.Head = b.ad.Head
+	}
 	g, err := onnxmodel.Export(built.Program, x)
 	if err != nil {
 		return err
 	}
 	if b.ad != nil && !whole {
 		with, ad := *b, *b.ad
-		if onnxmodel.Placement(o.as) == onnxmodel.AsNodes {
-			ad.Head = nil // it is in the program
+		if asNodes {
+			ad.Head = nil // it is in the graph
 		}
 		with.ad = &ad
 		return injectInto(a, g, &with, o.out, o.graphFlags)
