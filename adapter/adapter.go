@@ -105,7 +105,7 @@ func (m *Module) checkStart(k Kind) error {
 
 // Start is the state of a new adapter: the largest ‖ΔW‖ of a module, and
 // whether all are exactly 0, so that the adapted model computes what the base
-// computes (but for rounding where a [Rescaler] multiplies with m/‖W‖ = 1).
+// computes, but for rounding where StartRounds says so.
 func (a *Adapter) Start() (norm float64, noOp bool, err error) {
 	noOp = true
 	for i := range a.Modules {
@@ -124,6 +124,18 @@ func (a *Adapter) Start() (norm float64, noOp bool, err error) {
 		norm = max(norm, d.Norm())
 	}
 	return norm, noOp, nil
+}
+
+// StartRounds reports whether an adapted model whose update is 0 computes what the
+// base computes only up to rounding: where it multiplies with m/‖W‖ (a
+// [Rescaler]), or adds x A₀ B₀ and takes it off again (InitPiSSA, InitOLoRA).
+func (a *Adapter) StartRounds() bool {
+	k, err := Lookup(a.Method)
+	if err != nil {
+		return false
+	}
+	_, rescales := k.(Rescaler)
+	return rescales || a.Settings.rebased()
 }
 
 // plan is New without values: modules with Specs.

@@ -54,6 +54,9 @@ func TestNewIsANoOp(t *testing.T) {
 		if err != nil || !noOp || norm != 0 {
 			t.Errorf("%s: start %v, %v, %v", method, norm, noOp, err)
 		}
+		if want := method == adapter.MethodDoRA || method == adapter.MethodLSRDoRA; a.StartRounds() != want {
+			t.Errorf("%s: start rounds: %v", method, !want)
+		}
 		// All but one tensor of each module are alive, or nothing would train.
 		for _, m := range a.Modules {
 			zero := 0

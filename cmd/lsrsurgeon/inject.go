@@ -123,9 +123,12 @@ func runInject(a *app, path string, o *injectOptions) error {
 		return a.printJSON(map[string]any{"schema": schemaVersion, "adapter": o.out, "method": cfg.Method, "settings": settingsText(cfg.Settings), "modules": names, "trainable": n, "no_op": noOp, "largest_update_norm": norm, "into": o.into})
 	}
 	fmt.Fprintf(a.out, "%s: %s %s on %d modules, %s trainable parameters\n", o.out, cfg.Method, settingsText(cfg.Settings), len(ad.Modules), commas(n))
-	if noOp {
+	switch {
+	case noOp && ad.StartRounds():
+		fmt.Fprintln(a.out, "the update is zero: the adapted model starts as the base model, but for the rounding of its arithmetic")
+	case noOp:
 		fmt.Fprintln(a.out, "the update is exactly zero: the adapted model starts as the base model")
-	} else {
+	default:
 		fmt.Fprintf(a.out, "the update is not zero at the start: largest norm of a module %.4g\n", norm)
 	}
 	return nil
