@@ -66,7 +66,7 @@ func Open(c *formats.Checkpoint) (*Model, error) {
 			return m, nil
 		}
 		// A probe beyond a table of positions fails early and says little.
-		if len(im.terms) > furthest {
+		if len(im.terms) >= furthest {
 			furthest, failure = len(im.terms), err
 		}
 	}

@@ -315,11 +315,24 @@ func einsumRule(c *nodeCall) (value, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(x) != len(a.axes) || len(y) != len(b.axes) {
+	batch, row, col, inner := einsumLetters(x, y, out)
+	if len(row) != 1 || len(col) != 1 || len(inner) != 1 || len(out) != len(batch)+2 || len(x) != len(a.axes) || len(y) != len(b.axes) {
 		return nil, c.fail("equation %q of shapes %v and %v", eq, a.dims(), b.dims())
 	}
-	// batch: in both operands and the result; row, col: in one and the result.
-	var batch, row, col, inner string
+	v, err := c.contract(a.moved(x, batch+row+inner), b.moved(y, batch+inner+col))
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.mat(v)
+	if err != nil {
+		return nil, err
+	}
+	return m.moved(batch+row+col, out), nil
+}
+
+// einsumLetters sorts the letters of a product: in both operands and the result, in
+// one and the result, in both operands alone.
+func einsumLetters(x, y, out string) (batch, row, col, inner string) {
 	for _, l := range x {
 		switch {
 		case strings.ContainsRune(y, l) && strings.ContainsRune(out, l):
@@ -335,19 +348,14 @@ func einsumRule(c *nodeCall) (value, error) {
 			col += string(l)
 		}
 	}
-	if len(row) != 1 || len(col) != 1 || len(inner) != 1 || len(out) != len(batch)+2 {
-		return nil, c.fail("equation %q", eq)
+	return batch, row, col, inner
+}
+
+// moved puts axes that have the letters of have in the order of want.
+func (m *mat) moved(have, want string) *mat {
+	axes := make([]axis, len(want))
+	for i, l := range want {
+		axes[i] = m.axes[strings.IndexRune(have, l)]
 	}
-	move := func(m *mat, have, want string) *mat {
-		axes := make([]axis, len(want))
-		for i, l := range want {
-			axes[i] = m.axes[strings.IndexRune(have, l)]
-		}
-		return m.with(axes)
-	}
-	v, err := c.contract(move(a, x, batch+row+inner), move(b, y, batch+inner+col))
-	if err != nil {
-		return nil, err
-	}
-	return move(v.(*mat), batch+row+col, out), nil
+	return m.with(axes)
 }

@@ -2,6 +2,7 @@ package onnxmodel
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
@@ -52,16 +53,22 @@ func (w *writer) plan(root *term, pick graph.Pick) {
 // emit writes what root's rows need and returns them.
 func (w *writer) emit(root *term, pick graph.Pick) (graph.Value, error) {
 	w.plan(root, pick)
-	after := w.embeddingDropout(root)
+	after, ends := w.embeddingDropout(root), w.m.layerEnds(root)
+	begin := w.from != nil
 	for id := 0; id <= root.id; id++ {
 		t := w.m.terms[id]
 		if !w.needed[id] || w.fusible(t) {
 			continue
 		}
+		if begin && t != w.from {
+			w.b.BeginLayer()
+			begin = false
+		}
 		v, err := w.operation(t)
 		if err != nil {
 			return graph.None, err
 		}
+		begin = begin || ends[t]
 		if t == after {
 			v = w.b.Dropout("embeddings.dropout", v, w.embedDrop, graph.None)
 		}
@@ -194,17 +201,10 @@ func (w *writer) norm(t *term, x graph.Value) graph.Value {
 	return w.b.Norm(t.node, x, w.b.Vector(t.gamma, t.cols), beta, float32(t.eps), t.rms)
 }
 
-// cut is the matrix that all above it is made of and that lies below the first
-// linear layer of a layer: what a program of the layers from there up begins with.
-func (m *Model) cut(layer int) (*term, error) {
-	used := m.reachable(m.hidden)
-	first := len(m.terms)
-	for id, t := range m.terms {
-		if used[id] && t.op == opLinear && t.site != nil && t.site.Layer >= layer {
-			first = id
-			break
-		}
-	}
+// waists lists, in order, the matrices that all above them is made of: below
+// root, as wide as the hidden states.
+func (m *Model) waists(root *term) (list []*term, used []bool) {
+	used = m.reachable(root)
 	last := make([]int, len(m.terms)) // the last term that reads it
 	for id, t := range m.terms {
 		if used[id] {
@@ -213,22 +213,65 @@ func (m *Model) cut(layer int) (*term, error) {
 			}
 		}
 	}
-	var best *term
 	open := 0 // the last use of what came before
-	for id := 0; id < first && id <= m.hidden.id; id++ {
+	for id := 0; id <= root.id; id++ {
 		t := m.terms[id]
 		if !used[id] {
 			continue
 		}
 		if open <= id && t.cols == m.config.HiddenSize && !t.seq {
-			best = t
+			list = append(list, t)
 		}
 		open = max(open, last[id])
 	}
-	if first == len(m.terms) || best == nil {
-		return nil, fmt.Errorf("there is no place to cut the graph below layer %d", layer)
+	return list, used
+}
+
+// cut is the last waist below the first linear layer of a layer: what a program of the
+// layers from there up begins with.
+func (m *Model) cut(layer int) (*term, error) {
+	waists, used := m.waists(m.hidden)
+	for id, t := range m.terms {
+		if !used[id] || t.op != opLinear || t.site == nil || t.site.Layer < layer {
+			continue
+		}
+		for _, x := range slices.Backward(waists) {
+			if x.id < id {
+				return x, nil
+			}
+		}
+		break
 	}
-	return best, nil
+	return nil, fmt.Errorf("there is no place to cut the graph below layer %d", layer)
+}
+
+// layerEnds are the waists after which a layer begins: the last ones below each
+// attention. Of a sum and its norm it is the sum, so that a layer's last
+// product need not be computed again for it.
+func (m *Model) layerEnds(root *term) map[*term]bool {
+	waists, used := m.waists(root)
+	ends := map[*term]bool{}
+	next, done := 0, false // the first waist not below, and whether this layer has begun
+	for id := 0; id <= root.id; id++ {
+		t := m.terms[id]
+		if !used[id] {
+			continue
+		}
+		if t.op == opLinear && !done {
+			for next < len(waists) && waists[next].id < id {
+				next++
+			}
+			if done = next > 0; done {
+				end := waists[next-1]
+				if end.op == opNorm && next > 1 && waists[next-2] == end.in[0] && end.in[0].op != opEmbed {
+					end = end.in[0]
+				}
+				ends[end] = true
+			}
+		}
+		done = done && t.op != opAttention
+	}
+	return ends
 }
 
 // headError is an error about a head of another width.

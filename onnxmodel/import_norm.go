@@ -1,6 +1,7 @@
 package onnxmodel
 
 import (
+	"math"
 	"slices"
 )
 
@@ -62,16 +63,12 @@ func rmsNormRule(c *nodeCall) (value, error) {
 func (c *nodeCall) normalised(x value, s *statistic) (value, error) {
 	switch x := x.(type) {
 	case *centered:
-		if s.of == "variance" && x.power == 1 && sameView(x.m, s.m) {
+		if s.of == "variance" && x.power == 1 && same(x.m, s.m) {
 			return c.norm(x.m, nil, nil, s.eps, false)
 		}
 	case *mat:
-		if s.of == "squares" && sameView(x, s.m) {
-			m, f := unit(x)
-			if g := s.m.mul; g == f {
-				return c.norm(x, nil, nil, s.eps, true)
-			}
-			return nil, c.fail("the norm of %v times its input", m.mul)
+		if s.of == "squares" && sameView(x, s.m) && math.Abs(x.mul-s.m.mul) <= 1e-6*s.m.mul {
+			return c.norm(x, nil, nil, s.eps, true)
 		}
 	}
 	return nil, c.fail("a division by a deviation of something else")
@@ -98,12 +95,11 @@ func reduceMeanRule(c *nodeCall) (value, error) {
 		}
 		return &statistic{m: x.m, of: "variance", form: 1}, nil
 	case *poly:
-		// The mean of squares, of m times a factor.
 		axis, keep, err := c.reduced(len(x.m.axes))
-		if err != nil || axis != len(x.m.axes)-1 || !keep || x.c[0] != 0 || x.c[1] != 0 || x.c[3] != 0 || x.c[2] != 1 {
+		if err != nil || axis != len(x.m.axes)-1 || !keep || x.c[0] != 0 || x.c[1] != 0 || x.c[3] != 0 || x.c[2] <= 0 {
 			return nil, c.fail("a mean of something else than squares")
 		}
-		return &statistic{m: x.m, of: "squares", form: 1}, nil
+		return &statistic{m: x.m.times(math.Sqrt(x.c[2])), of: "squares", form: 1}, nil
 	}
 	m, err := c.mat(c.arg(0))
 	if err != nil {

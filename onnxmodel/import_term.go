@@ -195,6 +195,9 @@ func sameView(a, b *mat) bool {
 	return a.t == b.t && a.off == b.off && sameAxes(a.axes, b.axes)
 }
 
+// same says whether a and b are the same.
+func same(a, b *mat) bool { return sameView(a, b) && a.mul == b.mul }
+
 func sameAxes(a, b []axis) bool {
 	return slices.EqualFunc(a, b, func(x, y axis) bool { return slices.Equal(x, y) })
 }

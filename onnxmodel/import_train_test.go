@@ -175,6 +175,9 @@ func TestGradients(t *testing.T) {
 				top := float64(max(slices.Max(w), -slices.Min(w)))
 				testkit.Compare(t, name, got.grads[name], testkit.Float64s(w), 1e-4*top, 1e-4)
 			}
+			if !slices.Equal(got.layers, want.layers) {
+				t.Errorf("layers begin at operations %v, the checkpoint's at %v", got.layers, want.layers)
+			}
 			for op, n := range want.ops {
 				if got.ops[op] != n {
 					t.Errorf("%d operations %s, the checkpoint's program has %d", got.ops[op], op, n)
@@ -188,6 +191,8 @@ type trainingStep struct {
 	loss  float64
 	grads map[string][]float32
 	ops   map[string]int
+	// layers are the operations at which layers begin.
+	layers []int
 }
 
 func stepOf(t testing.TB, b builder, lm bool, batch graph.Batch) trainingStep {
@@ -197,7 +202,7 @@ func stepOf(t testing.TB, b builder, lm bool, batch graph.Batch) trainingStep {
 		t.Fatal(err)
 	}
 	ops := names(built.Program)
-	s := trainingStep{ops: ops}
+	s := trainingStep{ops: ops, layers: built.Program.Layers}
 	s.loss, s.grads = gradients(t, reference.New(), built, batch)
 	return s
 }
