@@ -64,7 +64,10 @@ func (x *exporter) initializer(w *graph.Weight) (string, onnx.DataType, error) {
 func (x *exporter) tensor(w *graph.Weight) (*onnx.Tensor, error) {
 	for _, t := range x.o.Head {
 		if t.Name == w.Name {
-			p := HeadParameter(t)
+			p, err := HeadParameter(t, onnx.Float)
+			if err != nil {
+				return nil, err
+			}
 			return onnx.NewTensor(p.Name, p.Type, p.Dims, p.Data), nil
 		}
 	}

@@ -1,9 +1,7 @@
 package onnxmodel
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
@@ -28,20 +26,16 @@ func (x *injector) head(ts []adapter.Tensor) error {
 		if !dt.IsFloat() || dt.Bits() < 16 {
 			return &formats.Error{Tensor: t.Name, Reason: fmt.Sprintf("the head is stored as %v", g.Type), Hint: "a head can be replaced in FLOAT16, BFLOAT16, FLOAT and DOUBLE", Err: formats.ErrUnsupported}
 		}
-		data := make([]float64, len(t.Data))
-		for j, v := range t.Data {
-			data[j] = float64(v)
-		}
-		raw, err := encode(t.Name, g.Type, data)
+		p, err := HeadParameter(t, g.Type)
 		if err != nil {
 			return err
 		}
 		x.out.Head = append(x.out.Head, t.Name)
 		if x.o.As != AsInputs {
-			x.out.Edit.ReplaceInitializer(i, onnx.NewTensor(t.Name, g.Type, g.Dims, raw))
+			x.out.Edit.ReplaceInitializer(i, onnx.NewTensor(p.Name, p.Type, p.Dims, p.Data))
 			continue
 		}
-		x.out.Adapter.Parameters = append(x.out.Adapter.Parameters, Parameter{Name: t.Name, Type: g.Type, Dims: g.Dims, Data: raw})
+		x.out.Adapter.Parameters = append(x.out.Adapter.Parameters, p)
 		if slices.ContainsFunc(x.m.Graph.Inputs, func(v onnx.ValueInfo) bool { return v.Name == t.Name }) {
 			continue // it is an input with a default already
 		}
@@ -55,11 +49,12 @@ func (x *injector) head(ts []adapter.Tensor) error {
 	return nil
 }
 
-// HeadParameter is a head tensor as the value of an input, float32.
-func HeadParameter(t adapter.Tensor) Parameter {
-	raw := make([]byte, 4*len(t.Data))
+// HeadParameter is a head tensor as the value of an input of a type.
+func HeadParameter(t adapter.Tensor, d onnx.DataType) (Parameter, error) {
+	data := make([]float64, len(t.Data))
 	for i, v := range t.Data {
-		binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(v))
+		data[i] = float64(v)
 	}
-	return Parameter{Name: t.Name, Type: onnx.Float, Dims: slices.Clone(t.Shape), Data: raw}
+	raw, err := encode(t.Name, d, data)
+	return Parameter{Name: t.Name, Type: d, Dims: slices.Clone(t.Shape), Data: raw}, err
 }

@@ -284,7 +284,15 @@ func loraAdapter(b *onnxBase) (*onnxmodel.LoraAdapter, []moduleRow, error) {
 		rows = append(rows, moduleRow{Module: m.Module, Form: string(onnxmodel.FormThin), Type: onnx.Float.String(), Exact: rounding == 0, Rounding: rounding})
 	}
 	for _, t := range b.ad.Head {
-		file.Parameters = append(file.Parameters, onnxmodel.HeadParameter(t))
+		d := onnx.Float
+		if own, ok := b.ck.Lookup(t.Name); ok { // the graph keeps its type
+			d = onnx.DataTypeOf(own.DType)
+		}
+		p, err := onnxmodel.HeadParameter(t, d)
+		if err != nil {
+			return nil, nil, err
+		}
+		file.Parameters = append(file.Parameters, p)
 	}
 	return file, rows, nil
 }
