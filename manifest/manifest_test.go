@@ -290,7 +290,8 @@ func TestFinite(t *testing.T) {
 		for n := range 70 {
 			b := make([]byte, n*w)
 			for i := range b {
-				b[i] = byte(r.Uint32()) | byte(r.Uint32()) | byte(r.Uint32()) // many ones
+				u := r.Uint32()
+				b[i] = byte(u | u>>8 | u>>16) // many ones
 			}
 			x := make([]float64, n)
 			if err := tensor.DecodeF64(x, b, d); err != nil {

@@ -275,7 +275,7 @@ func TestTrainFaults(t *testing.T) {
 		for n := 1; ; n += 3 {
 			f := &atomicfile.Faults{Under: fast, FailAt: n, Crash: crash, Err: faultKinds[n%len(faultKinds)]}
 			root := t.TempDir()
-			code, stderr := in.run(f, c, root)
+			code, _ := in.run(f, c, root)
 			if f.Failed() == "" {
 				break
 			}
@@ -284,7 +284,7 @@ func TestTrainFaults(t *testing.T) {
 			if code == 0 && f.Failed() != "remove" && f.Failed() != "remove all" {
 				t.Errorf("%s: no error", what)
 			}
-			if code, stderr = in.run(fast, again, root); code != 0 {
+			if code, stderr := in.run(fast, again, root); code != 0 {
 				t.Fatalf("%s: resuming: %s", what, stderr)
 			}
 			got := sumTree(t, filepath.Join(root, "OUT"))
