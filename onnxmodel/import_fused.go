@@ -1,6 +1,7 @@
 package onnxmodel
 
 import (
+	"errors"
 	"math"
 	"slices"
 
@@ -226,6 +227,16 @@ func (c *nodeCall) padding(v value) error {
 	return nil
 }
 
+// noPast checks that inputs for past keys and values are absent or empty.
+func (c *nodeCall) noPast(inputs ...int) error {
+	for _, i := range inputs {
+		if a, ok := c.arg(i).(*array); c.arg(i) != nil && (!ok || len(a.data) > 0) {
+			return c.fail("past keys or values")
+		}
+	}
+	return nil
+}
+
 // columns is a view of columns [from, from+n) of the last axis.
 func (c *nodeCall) columns(m *mat, from, n int) (*mat, error) {
 	return c.cut(m, len(m.axes)-1, span{from, 1, n})
@@ -233,10 +244,10 @@ func (c *nodeCall) columns(m *mat, from, n int) (*mat, error) {
 
 // packedAttentionRule projects to queries, keys and values together first.
 func packedAttentionRule(c *nodeCall) (value, error) {
-	if c.arg(4) != nil || c.arg(5) != nil {
-		return nil, c.fail("past keys or a bias of the scores")
+	if c.arg(5) != nil {
+		return nil, c.fail("a bias of the scores")
 	}
-	if err := c.padding(c.arg(3)); err != nil {
+	if err := errors.Join(c.noPast(4), c.padding(c.arg(3))); err != nil {
 		return nil, err
 	}
 	w, err := c.weight(c.arg(1), false)
@@ -277,7 +288,7 @@ func multiHeadRule(c *nodeCall) (value, error) {
 	if err := c.three(&o); err != nil {
 		return nil, err
 	}
-	if err := c.padding(c.arg(4)); err != nil {
+	if err := errors.Join(c.noPast(6, 7), c.padding(c.arg(4))); err != nil {
 		return nil, err
 	}
 	if b := c.arg(3); b != nil {
@@ -309,6 +320,9 @@ func groupQueryRule(c *nodeCall) (value, error) {
 		window: int(max(c.n.Int("local_window_size", -1), 0))}
 	if c.n.Float("softcap", 0) != 0 {
 		return nil, c.fail("softcap")
+	}
+	if err := c.noPast(3, 4); err != nil {
+		return nil, err
 	}
 	if o.heads < 1 || o.kv < 1 {
 		return nil, c.fail("%d and %d heads", o.heads, o.kv)
@@ -423,7 +437,7 @@ func onnxAttentionRule(c *nodeCall) ([]value, error) {
 	if c.n.Float("softcap", 0) != 0 || c.n.Int("qk_matmul_output_mode", 0) != 0 {
 		return nil, c.fail("softcap or scores as an output")
 	}
-	if err := c.three(&o); err != nil {
+	if err := errors.Join(c.noPast(4, 5), c.three(&o)); err != nil {
 		return nil, err
 	}
 	if m := c.arg(3); m != nil {

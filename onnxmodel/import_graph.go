@@ -120,13 +120,15 @@ func (im *importer) input(v *onnx.ValueInfo) (value, error) {
 	}
 	switch {
 	case has("past"):
-		dims := make([]int, len(v.Shape))
+		// The first dimension that is open is the batch, others count tokens.
+		dims, open := make([]int, len(v.Shape)), 0
 		for i, d := range v.Shape {
-			switch {
+			switch dims[i] = int(d.Value); {
 			case d.Value >= 0:
-				dims[i] = int(d.Value)
-			case i == 0:
-				dims[i] = im.batch
+			case open == 0:
+				dims[i], open = im.batch, 1
+			default:
+				dims[i] = 0
 			}
 		}
 		return newArray(kind, dims...), nil
