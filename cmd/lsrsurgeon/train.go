@@ -333,7 +333,7 @@ func (o *trainOptions) train(s *session) train.Options {
 		LR:    o.rate(s), Schedule: train.Schedule(o.schedule), Warmup: o.warmup, WeightDecay: o.weightDecay, Clip: o.clip, Seed: o.seed,
 		EvalEvery: o.evalEvery, Metric: o.metric, Patience: o.patience, KeepLast: o.keepLast, SaveEvery: o.saveEvery, SaveInterval: o.saveInterval,
 		CheckpointLayers: o.checkpointLayers,
-		Identity:         map[string]string{"base model": s.adapter.BaseHash, "precision": o.precision, "max length": strconv.Itoa(o.maxLength), "pool": o.pool},
+		Identity:         map[string]string{"base model": s.adapter.BaseHash, "precision": o.precision, "base dtype": o.baseDType, "max length": strconv.Itoa(o.maxLength), "pool": o.pool},
 	}
 	if o.batchTokens > 0 {
 		t.Batch.Size = 0
