@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -25,6 +24,9 @@ type GGUFOptions struct {
 	PreTokenizer string
 	// NoTokenizer leaves the tokenizer out: the model then takes token ids only.
 	NoTokenizer bool
+	// Workers convert each piece together; 0 is one per processor. The file does
+	// not depend on their number.
+	Workers int
 	// Progress, unless nil, is told the bytes written of all.
 	Progress func(done, total int64)
 }
@@ -168,7 +170,11 @@ func (g *modelWriter) write(ctx context.Context, w *gguf.Writer, size int64) err
 			return err
 		}
 	}
-	p := &pieces{ck: g.model.Checkpoint()}
+	p, err := openCopier(g.model.Checkpoint(), g.o.Workers)
+	if err != nil {
+		return err
+	}
+	defer p.close()
 	var done int64
 	for i := range g.tensors {
 		s := &g.tensors[i]
@@ -186,115 +192,4 @@ func (g *modelWriter) write(ctx context.Context, w *gguf.Writer, size int64) err
 		}
 	}
 	return w.Close()
-}
-
-// pieces converts tensors a piece at a time.
-type pieces struct {
-	ck  *formats.Checkpoint
-	x   []float32 // of the output, rows of it
-	y   []float32 // scratch
-	out []byte
-}
-
-// pieceElements bounds the elements of a piece, where a row is not longer.
-const pieceElements = 1 << 20
-
-// copy writes a tensor in its type and order and returns how far rounding moved
-// it.
-func (p *pieces) copy(ctx context.Context, w io.Writer, s *source) (d deviation, err error) {
-	rows, cols := 1, 1
-	for i, n := range s.shape {
-		if i == len(s.shape)-1 && i > 0 {
-			cols = n
-		} else {
-			rows *= n
-		}
-	}
-	rounds := s.typ == gguf.Q8_0 || !holds(s.typ.DType(), s.DType)
-	step := max(1, pieceElements/max(1, cols))
-	for lo := 0; lo < rows; lo += step {
-		if err := ctx.Err(); err != nil {
-			return d, err
-		}
-		hi := min(lo+step, rows)
-		x := grow(&p.x, (hi-lo)*cols)
-		if err := p.read(x, s, lo, hi, cols); err != nil {
-			return d, err
-		}
-		if err := p.encode(x, s); err != nil {
-			return d, err
-		}
-		if _, err := w.Write(p.out); err != nil {
-			return d, err
-		}
-		if rounds {
-			y := grow(&p.y, len(x))
-			if err := gguf.Decode(y, p.out, s.typ); err != nil {
-				return d, err
-			}
-			if err := d.all(x, y); err != nil {
-				return d, &formats.Error{Path: p.ck.Path(), Tensor: s.Tensor.Name, Reason: fmt.Sprintf("%v in %v", err, s.typ), Hint: "choose --dtype bf16 or f32", Err: formats.ErrUnsupported}
-			}
-		}
-	}
-	return d, nil
-}
-
-// all compares two slices. An overflow is an error.
-func (d *deviation) all(x, y []float32) error {
-	for i, v := range x {
-		if math.IsInf(float64(y[i]), 0) && !math.IsInf(float64(v), 0) {
-			return fmt.Errorf("the value %v is out of range", v)
-		}
-		d.add(float64(v), float64(y[i]))
-	}
-	return nil
-}
-
-// encode fills p.out.
-func (p *pieces) encode(x []float32, s *source) error {
-	n, err := gguf.ByteSize(s.typ, []int{len(x)})
-	if err != nil {
-		return err
-	}
-	if err := gguf.Encode(grow(&p.out, int(n)), x, s.typ); err != nil {
-		return &formats.Error{Path: p.ck.Path(), Tensor: s.Tensor.Name, Reason: err.Error(), Hint: "choose --dtype f16, bf16 or f32", Err: formats.ErrUnsupported}
-	}
-	return nil
-}
-
-// read fills x with rows lo to hi of the output.
-func (p *pieces) read(x []float32, s *source, lo, hi, cols int) error {
-	switch {
-	case s.conv: // columns of the stored matrix
-		rows := s.shape[0]
-		y := grow(&p.y, hi-lo)
-		for k := range cols {
-			if err := p.ck.ReadF32(s.Tensor, int64(k*rows+lo), int64(k*rows+hi), y); err != nil {
-				return err
-			}
-			for i, v := range y {
-				x[i*cols+k] = v
-			}
-		}
-		return nil
-	case s.head > 0:
-		for i := lo; i < hi; i++ {
-			from := int64(interleaved(i, s.head)) * int64(cols)
-			if err := p.ck.ReadF32(s.Tensor, from, from+int64(cols), x[(i-lo)*cols:][:cols]); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return p.ck.ReadF32(s.Tensor, int64(lo)*int64(cols), int64(hi)*int64(cols), x)
-}
-
-// grow makes a slice of n elements, reusing b.
-func grow[T any](b *[]T, n int) []T {
-	if cap(*b) < n {
-		*b = make([]T, n)
-	}
-	*b = (*b)[:n]
-	return *b
 }

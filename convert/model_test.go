@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,11 +100,15 @@ func TestConv1D(t *testing.T) {
 	defer ck.Close()
 	w, _ := ck.Lookup("model.layers.0.mlp.up_proj.weight") // (172, 64)
 	s := &source{Tensor: w, typ: gguf.F32, shape: []int{64, 172}, conv: true}
-	p := &pieces{ck: ck}
-	got := make([]float32, 3*172)
-	if err := p.read(got, s, 5, 8, 172); err != nil {
+	p, err := openCopier(ck, 2)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer p.close()
+	if err := p.read(s, 5, 3, 172); err != nil {
+		t.Fatal(err)
+	}
+	got := p.x
 	want := make([]float32, w.Elements())
 	if err := ck.ReadF32(w, 0, w.Elements(), want); err != nil {
 		t.Fatal(err)
@@ -372,5 +377,55 @@ func TestRefusedTokenizers(t *testing.T) {
 		case !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), c.want):
 			t.Errorf("%s: %v (want %q)", name, err, c.want)
 		}
+	}
+}
+
+// TestWorkers: file and report do not depend on the number of workers.
+func TestWorkers(t *testing.T) {
+	m := stories(t)
+	var files [][]byte
+	var reports []*Report
+	for _, n := range []int{1, 3} {
+		path := filepath.Join(t.TempDir(), "stories260k.gguf")
+		rep, err := WriteGGUF(t.Context(), m, path, GGUFOptions{Type: gguf.Q8_0, Workers: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, reports = append(files, b), append(reports, rep)
+	}
+	if !slices.Equal(files[0], files[1]) || !slices.Equal(reports[0].Tensors, reports[1].Tensors) {
+		t.Error("three workers write something else than one")
+	}
+}
+
+// TestWriteGGUFFails: a checkpoint that is cut off under the writer, and a
+// cancelled context, leave nothing.
+func TestWriteGGUFFails(t *testing.T) {
+	dir := variant(t, stories(t).Checkpoint().Dir(), nil)
+	m := openModel(t, dir)
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := WriteGGUF(ctx, m, path, GGUFOptions{Type: gguf.F32}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "model.safetensors"), 500_000); err != nil {
+		t.Fatal(err)
+	}
+	_, err := WriteGGUF(t.Context(), m, path, GGUFOptions{Type: gguf.F32})
+	var e *formats.Error
+	if !errors.As(err, &e) || e.Tensor == "" || e.Hint == "" {
+		t.Errorf("cut off: %v", err)
+	}
+	left, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(left) != 0 {
+		t.Errorf("something is left: %v, %v", left, err)
+	}
+	if _, err := WriteGGUF(t.Context(), m, path, GGUFOptions{Type: 2}); err == nil {
+		t.Error("Q4_0 was written")
 	}
 }
