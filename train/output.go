@@ -65,6 +65,19 @@ const summarySchema = 1
 
 func (r *run) path(name string) string { return filepath.Join(r.o.Dir, name) }
 
+// lockRun keeps a second process from training into the same directory. Where the
+// lock, which lies beside the directory, may not be made there is none.
+func lockRun(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o777); err != nil {
+		return nil, err
+	}
+	l, err := atomicfile.NewLock(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return func() {}, nil
+	}
+	return l.Unlock, err
+}
+
 // open makes the state: a new one, or that of the run to resume. A result means
 // that the run is done already.
 func (r *run) open() (*Result, error) {

@@ -180,6 +180,11 @@ func joined(names []string) string { return strings.Join(names, ", ") }
 // kept.
 func (t *Trainer) Run(ctx context.Context) (*Result, error) {
 	r := &run{Trainer: t, start: t.o.Now(), config: t.config()}
+	unlock, err := lockRun(t.o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	defer unlock()
 	done, err := r.open()
 	if err != nil || done != nil {
 		return done, err

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
 )
 
 // tokenizerFiles are the files of a tokenizer, of which a model has some.
@@ -18,6 +20,9 @@ func (a *app) checkOutputs(input string, outputs ...string) error {
 		}
 		if samePlace(input, out) {
 			return &usageError{msg: "output " + out + " is the input", hint: "write to another place: inputs are never changed"}
+		}
+		if dir, err := filepath.EvalSymlinks(filepath.Dir(out)); err == nil && formats.InHubCache(filepath.Join(dir, filepath.Base(out))) {
+			return &usageError{msg: "output " + out + " lies in the Hugging Face cache, which other programs share", hint: "choose another place"}
 		}
 		st, err := os.Stat(out)
 		if err != nil {
