@@ -1,35 +1,35 @@
 #!/bin/sh
-# Runs every fuzz target of the tree, one after the other, for a given time each, and
-# prints what each executed. It ends with 1 if one of them failed; what failed
-# is then in the testdata/fuzz directory of its package.
+# Runs every fuzz target of the tree for a given time each, and prints what each
+# executed. It ends with 1 if one of them failed; what failed is then in the
+# testdata/fuzz directory of its package.
 #
 #   bench/fuzz.sh            one minute each
 #   bench/fuzz.sh 30m        thirty minutes each
 #   bench/fuzz.sh 30m onnx   only targets whose package or name contains "onnx"
+#
+# As many run at a time as there are processors, with one worker each.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-time=${1:-1m}
-only=${2:-}
-failed=0
-log=$(mktemp) || exit 1
-trap 'rm -f "$log"' EXIT
-printf '%-28s %-26s %12s %14s  %s\n' package target seconds executions result
+if [ "${1:-}" = one ]; then # bench/fuzz.sh one TIME PACKAGE TARGET
+	log=$(mktemp) || exit 1
+	trap 'rm -f "$log"' EXIT
+	start=$(date +%s)
+	result=ok
+	if ! CGO_ENABLED=0 go test -run '^$' -parallel 1 -fuzz "^$4\$" -fuzztime "$2" "./$3" >"$log" 2>&1; then
+		result=FAILED
+		grep -v '^fuzz: elapsed' "$log" >&2
+	fi
+	execs=$(sed -n 's/.*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
+	printf '%-22s %-22s %8d %12s  %s\n' "$3" "$4" $(($(date +%s) - start)) "${execs:-0}" "$result"
+	[ $result = ok ]
+	exit
+fi
+printf '%-22s %-22s %8s %12s  %s\n' package target seconds executions result
 for file in $(git ls-files -co --exclude-standard '*_test.go' | xargs grep -l '^func Fuzz'); do
 	package=$(dirname "$file")
 	for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$file"); do
 		case "$package/$target" in
-		*"$only"*) ;;
-		*) continue ;;
+		*"${2:-}"*) echo "$package $target" ;;
 		esac
-		start=$(date +%s)
-		result=ok
-		if ! CGO_ENABLED=0 go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "./$package" >"$log" 2>&1; then
-			result=FAILED
-			failed=1
-			grep -v '^fuzz: elapsed' "$log" >&2
-		fi
-		execs=$(sed -n 's/.*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
-		printf '%-28s %-26s %12d %14s  %s\n' "$package" "$target" $(($(date +%s) - start)) "${execs:-0}" "$result"
 	done
-done
-exit $failed
+done | xargs -P "$(getconf _NPROCESSORS_ONLN)" -L 1 bench/fuzz.sh one "${1:-1m}" || exit 1
