@@ -149,7 +149,10 @@ func (m *Model) finish(im *importer) error {
 		name := im.m.Graph.Outputs[i].Name
 		v := im.main.values[name]
 		if f, ok := v.(*failed); ok {
-			if first == nil && !strings.Contains(name, "present") {
+			if strings.Contains(strings.ToLower(name), "logit") {
+				return f.err
+			}
+			if first == nil {
 				first = f.err
 			}
 			continue
@@ -158,7 +161,7 @@ func (m *Model) finish(im *importer) error {
 			outs = append(outs, output{name, t})
 		}
 	}
-	if first != nil {
+	if len(outs) == 0 && first != nil { // else the others will do
 		return first
 	}
 	m.terms = im.terms
