@@ -119,7 +119,7 @@ func (a *array) broadcast(dims []int) (*array, error) {
 	if slices.Equal(a.dims, dims) {
 		return a, nil
 	}
-	if d, err := broadcastDims(a.dims, dims); err != nil || !slices.Equal(d, dims) {
+	if d, err := broadcastDims(a.dims, dims); err != nil || !slices.Equal(d, dims) || product(dims) > maxElements {
 		return nil, fmt.Errorf("shape %v does not spread to %v", a.dims, dims)
 	}
 	src := stridesOf(a.dims)
@@ -268,6 +268,9 @@ func concat(axis int, list []*array) (*array, error) {
 			return nil, fmt.Errorf("shapes %v and %v cannot be joined", list[0].dims, a.dims)
 		}
 		dims[axis] += a.dims[axis]
+	}
+	if product(dims) > maxElements {
+		return nil, fmt.Errorf("shape %v is too large to compute with", dims)
 	}
 	out := newArray(list[0].kind, dims...)
 	outer, at := product(dims[:axis]), 0

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -186,7 +187,7 @@ func (im *importer) node(s *scope, n *onnx.Node, index int) error {
 		}
 		in[i] = v
 	}
-	out, err := im.apply(s, n, in, index)
+	out, err := im.guarded(s, n, in, index)
 	if err != nil {
 		var known *onnx.Error
 		if !errors.As(err, &known) {
@@ -205,6 +206,21 @@ func (im *importer) node(s *scope, n *onnx.Node, index int) error {
 		}
 	}
 	return nil
+}
+
+// guarded is apply for nodes of any file: one with fewer inputs, or inputs of
+// other ranks, than its operator has is an error.
+func (im *importer) guarded(s *scope, n *onnx.Node, in []value, index int) (out []value, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			fault, ok := r.(runtime.Error)
+			if !ok {
+				panic(r)
+			}
+			out, err = nil, graphError(n, "its inputs do not have the number and ranks that the operator asks for (%v)", fault)
+		}
+	}()
+	return im.apply(s, n, in, index)
 }
 
 func (im *importer) fail(s *scope, n *onnx.Node, err error) {

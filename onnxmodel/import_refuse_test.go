@@ -70,6 +70,11 @@ func TestRefusals(t *testing.T) {
 			n.Op = "Celu"
 			e.ReplaceNode(i, n.Encode())
 		}},
+		{"missing inputs", "bert-torchscript-eager", "the number and ranks that the operator asks for", func(t *testing.T, g *onnx.Model, e *onnx.Edit) {
+			i, n := nodeOf(t, g, "Gemm")
+			n.Op, n.Inputs = "Expand", n.Inputs[:1]
+			e.ReplaceNode(i, n.Encode())
+		}},
 		{"domain", "bert-fused", "com.microsoft.GatedRelativePositionBias", func(t *testing.T, g *onnx.Model, e *onnx.Edit) {
 			i, n := nodeOf(t, g, "BiasGelu")
 			n.Op = "GatedRelativePositionBias"
