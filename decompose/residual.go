@@ -67,4 +67,3 @@ func addUpdates(site adapter.Site, us []update, d *difference) {
 		}
 	}
 }
-

@@ -110,4 +110,3 @@ func FuzzProgress(f *testing.F) {
 		}
 	})
 }
-
