@@ -58,9 +58,9 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "lsrsurgeon",
 		Short: "Put adapters into pretrained models, train them, merge them back",
-		Long: `lsrsurgeon opens a safetensors checkpoint, puts low-separation-rank (LSR) or
-LoRA adapters on its linear layers, trains them, and merges them back: one
-binary, no Python.` + "\n" + exitHelp,
+		Long: `lsrsurgeon opens a safetensors or ONNX checkpoint, puts low-separation-rank
+(LSR), LoRA or further adapters on its linear layers, trains them, and merges
+them back: one binary, no Python.` + "\n" + exitHelp,
 		Example: `  lsrsurgeon demo
   lsrsurgeon inspect param-counts MODEL --method lsr --rank 2x2 --terms 16 --target query,value
   lsrsurgeon inject MODEL -o adapter --method lsr --rank 2x2 --terms 16 --target query,value
