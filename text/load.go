@@ -1,6 +1,7 @@
 package text
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -62,6 +63,9 @@ func vocabFile(dir string) (string, error) {
 
 // fromVocab makes a Tokenizer of a vocabulary and the files beside it.
 func fromVocab(dir, vocab string, c *config, o Options) (*Tokenizer, error) {
+	// The module is made ready while the files are read; what fails there fails
+	// again below.
+	go func() { _, _ = compiledModule(context.Background(), o.moduleKey()) }()
 	files, err := readSources(dir, append(slices.Clone(configFiles), vocab, "merges.txt"))
 	if err != nil {
 		return nil, err

@@ -31,7 +31,6 @@ const wasmPage = 64 << 10
 type module struct {
 	runtime  wazero.Runtime
 	compiled wazero.CompiledModule
-	stateDir string // of state files, "" without a cache directory
 }
 
 // moduleKey is what a compiled module depends on.
@@ -58,20 +57,15 @@ func compiledModule(ctx context.Context, key moduleKey) (*module, error) {
 	if m := modules.byKey[key]; m != nil {
 		return m, nil
 	}
-	wasm, err := moduleBytes()
-	if err != nil {
-		return nil, err
-	}
 	var m *module
+	var err error
 	if key.cacheDir == "" {
-		m, err = compile(ctx, wasm, key.memoryPages, inMemory)
-	} else {
-		sum := sha256.Sum256(moduleGzip)
-		dir := filepath.Join(key.cacheDir, "tokenizers-"+hex.EncodeToString(sum[:6]))
-		m, err = compileCached(ctx, wasm, dir, key.memoryPages)
-		if err == nil {
-			m.stateDir = filepath.Join(key.cacheDir, "tokenizer-states-"+hex.EncodeToString(sum[:6]))
+		var wasm []byte
+		if wasm, err = moduleBytes(); err == nil {
+			m, err = compile(ctx, wasm, key.memoryPages, inMemory)
 		}
+	} else {
+		m, err = compileCached(ctx, moduleBytes, filepath.Join(key.cacheDir, "tokenizers-"+moduleName()), key.memoryPages)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("compile the tokenizer module: %w", err)
@@ -82,6 +76,12 @@ func compiledModule(ctx context.Context, key moduleKey) (*module, error) {
 	modules.byKey[key] = m
 	return m, nil
 }
+
+// moduleName tells versions of the module apart in a cache directory.
+var moduleName = sync.OnceValue(func() string {
+	sum := sha256.Sum256(moduleGzip)
+	return hex.EncodeToString(sum[:6])
+})
 
 func moduleBytes() ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(moduleGzip))
@@ -97,8 +97,15 @@ func moduleBytes() ([]byte, error) {
 
 // compileCached compiles by way of the cache directory. A directory that
 // cannot be used costs time, never the result.
-func compileCached(ctx context.Context, wasm []byte, dir string, pages uint32) (*module, error) {
-	if err := dropUnsealed(dir); err != nil {
+func compileCached(ctx context.Context, unpack func() ([]byte, error), dir string, pages uint32) (*module, error) {
+	unsealed := make(chan error, 1)
+	go func() { unsealed <- dropUnsealed(dir) }() // as long as it takes to unpack the module
+	wasm, err := unpack()
+	if err != nil {
+		<-unsealed
+		return nil, err
+	}
+	if err := <-unsealed; err != nil {
 		return compile(ctx, wasm, pages, inMemory)
 	}
 	cache, err := wazero.NewCompilationCacheWithDir(dir)

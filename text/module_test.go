@@ -87,7 +87,7 @@ var tinyWasm = []byte{
 func runTiny(t *testing.T, dir string) {
 	t.Helper()
 	ctx := context.Background()
-	m, err := compileCached(ctx, tinyWasm, dir, 16)
+	m, err := compileCached(ctx, func() ([]byte, error) { return tinyWasm, nil }, dir, 16)
 	if err != nil {
 		t.Fatal(err)
 	}

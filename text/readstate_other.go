@@ -4,8 +4,11 @@ package text
 
 import "os"
 
-// readState gives f the bytes of a state file.
-func readState(path string, f func([]byte) bool) bool {
+// mapState returns the bytes of a state file, or nil, and what gives them back.
+func mapState(path string) ([]byte, func()) {
 	b, err := os.ReadFile(path)
-	return err == nil && len(b) >= stateHeader && f(b)
+	if err != nil || len(b) < stateHeader {
+		return nil, nil
+	}
+	return b, func() {}
 }

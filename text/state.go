@@ -33,44 +33,58 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// statePath is the state file of a key, "" without a cache.
-func (m *module) statePath(key [sha256.Size]byte) string {
-	if m.stateDir == "" {
+// statePath is the state file of a key, "" without a cache directory.
+func statePath(cacheDir string, key [sha256.Size]byte) string {
+	if cacheDir == "" {
 		return ""
 	}
-	return filepath.Join(m.stateDir, hex.EncodeToString(key[:16])+".state")
+	return filepath.Join(cacheDir, "tokenizer-states-"+moduleName(), hex.EncodeToString(key[:16])+".state")
 }
 
-// restore starts an instance from a state file.
-func restore(ctx context.Context, m *module, path string) (in *instance, about info, ok bool) {
-	ok = readState(path, func(b []byte) bool {
-		body := b[len(stateMagic)+4:]
-		if string(b[:len(stateMagic)]) != stateMagic || crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[len(stateMagic):]) {
-			return false
+// A keptState is a state file that can be used. Its bytes are the file's until
+// it is closed.
+type keptState struct {
+	path   string
+	about  info
+	memory []byte
+	close  func()
+}
+
+// openState returns the state in a file, or nil where there is none to be used.
+func openState(path string) *keptState {
+	if path == "" {
+		return nil
+	}
+	b, closeFile := mapState(path)
+	if b == nil {
+		return nil
+	}
+	body := b[len(stateMagic)+4:]
+	if string(b[:len(stateMagic)]) == stateMagic && crc32.Checksum(body, castagnoli) == binary.LittleEndian.Uint32(b[len(stateMagic):]) {
+		if n := int64(binary.LittleEndian.Uint32(body)); n <= int64(len(body)-4) {
+			if about, err := readInfo(body[4 : 4+n]); err == nil {
+				return &keptState{path: path, about: about, memory: body[4+n:], close: closeFile}
+			}
 		}
-		n := int64(binary.LittleEndian.Uint32(body))
-		if n > int64(len(body)-4) {
-			return false
-		}
-		var err error
-		if about, err = readInfo(body[4 : 4+n]); err != nil {
-			return false
-		}
-		if in, err = newInstance(ctx, m); err != nil {
-			return false
-		}
-		if !in.setMemory(body[4+n:]) {
-			in.close()
-			return false
-		}
-		return true
-	})
-	if !ok {
-		return nil, info{}, false
+	}
+	closeFile()
+	return nil
+}
+
+// start makes an instance of the state and closes it.
+func (s *keptState) start(ctx context.Context, m *module) (*instance, bool) {
+	defer s.close()
+	in, err := newInstance(ctx, m)
+	if err != nil {
+		return nil, false
+	}
+	if !in.setMemory(s.memory) {
+		in.close()
+		return nil, false
 	}
 	now := time.Now()
-	_ = os.Chtimes(path, now, now) // its age only decides which file goes first
-	return in, about, true
+	_ = os.Chtimes(s.path, now, now) // its age only decides which file goes first
+	return in, true
 }
 
 // setMemory makes the instance's memory what an idle instance's was.

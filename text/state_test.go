@@ -55,8 +55,10 @@ func TestState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in, about, ok := restore(t.Context(), m, states[0]); !ok || about.vocabSize != size {
+	if s := openState(states[0]); s == nil || s.about.vocabSize != size {
 		t.Error("the state is not used")
+	} else if in, ok := s.start(t.Context(), m); !ok {
+		t.Error("the state does not start")
 	} else {
 		in.close()
 	}
@@ -68,8 +70,8 @@ func TestState(t *testing.T) {
 		if err := os.WriteFile(states[0], bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if in, _, ok := restore(t.Context(), m, states[0]); ok {
-			in.close()
+		if s := openState(states[0]); s != nil {
+			s.close()
 			t.Errorf("%s: a damaged state is used", what)
 		}
 		same(what)

@@ -39,7 +39,7 @@ type Options struct {
 // goroutines at once.
 type Tokenizer struct {
 	module  *module
-	key     [sha256.Size]byte      // of what the tokenizer is made of: names its state
+	state   string                 // path of the state file, "" without a cache directory
 	source  func() ([]byte, error) // its tokenizer.json, to start, also again after a trap
 	info    info
 	special Special
@@ -66,24 +66,27 @@ func fromSource(key [sha256.Size]byte, source func() ([]byte, error), o Options)
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
-	if o.MemoryLimit <= 0 {
-		o.MemoryLimit = DefaultMemoryLimit
-	}
-	pages := (min(o.MemoryLimit, 4<<30) + wasmPage - 1) / wasmPage
 	ctx := context.Background()
-	m, err := compiledModule(ctx, moduleKey{cacheDir: o.CacheDir, memoryPages: uint32(pages)})
+	path := statePath(o.CacheDir, key)
+	kept := make(chan *keptState, 1)
+	go func() { kept <- openState(path) }() // while the module is made ready
+	m, err := compiledModule(ctx, o.moduleKey())
+	state := <-kept
 	if err != nil {
+		if state != nil {
+			state.close()
+		}
 		return nil, err
 	}
 	t := &Tokenizer{
 		module: m,
-		key:    key,
+		state:  path,
 		source: source,
 		slots:  make(chan *instance, o.Workers),
 		done:   make(chan struct{}),
 		total:  1,
 	}
-	in, about, err := t.start(ctx)
+	in, about, err := t.startFrom(ctx, state)
 	if err != nil {
 		return nil, err
 	}
@@ -93,13 +96,26 @@ func fromSource(key [sha256.Size]byte, source func() ([]byte, error), o Options)
 	return t, nil
 }
 
-// start makes an instance from the tokenizer.json, or from the state that an
-// earlier one left.
+// moduleKey is that of the module with these options.
+func (o Options) moduleKey() moduleKey {
+	limit := o.MemoryLimit
+	if limit <= 0 {
+		limit = DefaultMemoryLimit
+	}
+	return moduleKey{cacheDir: o.CacheDir, memoryPages: uint32((min(limit, 4<<30) + wasmPage - 1) / wasmPage)}
+}
+
+// start makes an instance from the state that an earlier one left, or from the
+// tokenizer.json.
 func (t *Tokenizer) start(ctx context.Context) (*instance, info, error) {
-	path := t.module.statePath(t.key)
-	if path != "" {
-		if in, about, ok := restore(ctx, t.module, path); ok {
-			return in, about, nil
+	return t.startFrom(ctx, openState(t.state))
+}
+
+// startFrom is start with the state opened, nil for none.
+func (t *Tokenizer) startFrom(ctx context.Context, state *keptState) (*instance, info, error) {
+	if state != nil {
+		if in, ok := state.start(ctx, t.module); ok {
+			return in, state.about, nil
 		}
 	}
 	doc, err := t.source()
@@ -120,8 +136,8 @@ func (t *Tokenizer) start(ctx context.Context) (*instance, info, error) {
 		in.close()
 		return nil, info{}, err
 	}
-	if path != "" {
-		in.keep(path, answer)
+	if t.state != "" {
+		in.keep(t.state, answer)
 	}
 	return in, about, nil
 }
