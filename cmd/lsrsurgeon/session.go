@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
@@ -115,11 +117,31 @@ func (s *session) close() {
 	}
 }
 
+// startHeap is what loading a tokenizer may add to the heap before garbage is
+// collected, in bytes.
+const startHeap = 256 << 20
+
+// rareGC puts garbage collection off while a tokenizer is loaded, a quarter of
+// whose time it takes since the heap is small then and grows fast. What is
+// returned ends that.
+func rareGC() func() {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	limit := debug.SetMemoryLimit(-1)
+	debug.SetMemoryLimit(min(limit, int64(m.Sys)+startHeap))
+	percent := debug.SetGCPercent(-1)
+	return func() {
+		debug.SetGCPercent(percent)
+		debug.SetMemoryLimit(limit)
+	}
+}
+
 // tokenizer loads the base model's tokenizer, or the adapter's own.
 func (s *session) tokenizer() (*text.Tokenizer, error) {
 	if s.tok != nil {
 		return s.tok, nil
 	}
+	defer rareGC()()
 	o := text.Options{CacheDir: s.a.cacheDir()}
 	t, err := text.Load(s.ck.Dir(), o)
 	if errors.Is(err, text.ErrNoTokenizer) && s.adapter != nil {
