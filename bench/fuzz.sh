@@ -16,12 +16,18 @@ if [ "${1:-}" = one ]; then # bench/fuzz.sh one TIME PACKAGE TARGET
 	start=$(date +%s)
 	result=ok
 	if ! CGO_ENABLED=0 go test -run '^$' -parallel 1 -fuzz "^$4\$" -fuzztime "$2" "./$3" >"$log" 2>&1; then
-		result=FAILED
-		grep -v '^fuzz: elapsed' "$log" >&2
+		# A slow execution that the end of the time cuts off counts as a failure of
+		# go test's, not of the target's.
+		if grep -q 'context deadline exceeded' "$log" && ! grep -q 'Failing input written\|panic:\|minimiz' "$log"; then
+			result='ok (cut off by the clock)'
+		else
+			result=FAILED
+			grep -v '^fuzz: elapsed' "$log" >&2
+		fi
 	fi
 	execs=$(sed -n 's/.*execs: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
 	printf '%-22s %-22s %8d %12s  %s\n' "$3" "$4" $(($(date +%s) - start)) "${execs:-0}" "$result"
-	[ $result = ok ]
+	[ "$result" != FAILED ]
 	exit
 fi
 printf '%-22s %-22s %8s %12s  %s\n' package target seconds executions result
