@@ -38,4 +38,4 @@ for file in $(git ls-files -co --exclude-standard '*_test.go' | xargs grep -l '^
 		*"${2:-}"*) echo "$package $target" ;;
 		esac
 	done
-done | xargs -P "$(getconf _NPROCESSORS_ONLN)" -L 1 bench/fuzz.sh one "${1:-1m}" || exit 1
+done | xargs -r -P "$(getconf _NPROCESSORS_ONLN)" -L 1 bench/fuzz.sh one "${1:-1m}" || exit 1
