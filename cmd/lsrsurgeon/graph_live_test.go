@@ -129,8 +129,9 @@ func trainAway(t *testing.T, ad, out string) {
 	mustRun(t, "train", ad, "-o", out, "--task", "classification", "--data", data, "--text-column", "text", "--steps", "4", "--batch-size", "8", "--quiet")
 }
 
-// ourLogits runs base and adapter, or the base with the adapter's head, on the
-// CPU engine: the logits of each sequence.
+// ourLogits runs base and adapter, or the base with the adapter's head if modules
+// is false, or the base alone if ad is "", on the CPU engine: the logits of each
+// sequence.
 func ourLogits(t *testing.T, base, ad string, task model.Task, ids [][]int32, modules bool) [][]float64 {
 	t.Helper()
 	ck, err := formats.Open(base)
@@ -142,14 +143,16 @@ func ourLogits(t *testing.T, base, ad string, task model.Task, ids [][]int32, mo
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := adapter.Load(ad, m.Sites())
-	if err != nil {
-		t.Fatal(err)
+	o := model.BuildOptions{Task: task}
+	if ad != "" {
+		if o.Adapter, err = adapter.Load(ad, m.Sites()); err != nil {
+			t.Fatal(err)
+		}
+		if !modules {
+			o.Adapter.Modules = nil
+		}
 	}
-	if !modules {
-		a.Modules = nil
-	}
-	b, err := m.Build(model.BuildOptions{Task: task, Adapter: a})
+	b, err := m.Build(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -11,10 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lsrsurgeon/lsrsurgeon/adapter"
-	"github.com/lsrsurgeon/lsrsurgeon/engine/cpu"
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
-	"github.com/lsrsurgeon/lsrsurgeon/graph"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 )
 
@@ -87,7 +82,7 @@ func TestJudgedByPEFTAndTransformers(t *testing.T) {
 			if err := json.Unmarshal(readAll(t, p("judged.json")), &j); err != nil {
 				t.Fatal(err)
 			}
-			ours := logitsOf(t, base, p("run"), j.IDs)
+			ours := ourLogits(t, base, p("run"), model.TaskClassification, j.IDs, true)
 			if d := furthest(j.Adapter, ours); d > 1e-4 {
 				t.Errorf("PEFT's logits differ from ours by %.3g", d)
 			}
@@ -99,58 +94,6 @@ func TestJudgedByPEFTAndTransformers(t *testing.T) {
 			}
 		})
 	}
-}
-
-// logitsOf runs base and adapter on the CPU engine.
-func logitsOf(t *testing.T, base, run string, ids [][]int32) [][]float64 {
-	t.Helper()
-	ck, err := formats.Open(base)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ck.Close()
-	m, err := model.Open(ck)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ad, err := adapter.Load(run, m.Sites())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := m.Build(model.BuildOptions{Task: model.TaskClassification, Adapter: ad})
-	if err != nil {
-		t.Fatal(err)
-	}
-	batch := &graph.Batch{CuSeqlens: []int32{0}}
-	for _, s := range ids {
-		for i := range s {
-			batch.Positions = append(batch.Positions, int32(i))
-		}
-		batch.IDs = append(batch.IDs, s...)
-		batch.CuSeqlens = append(batch.CuSeqlens, int32(len(batch.IDs)))
-	}
-	e, err := cpu.New(cpu.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	exe, err := e.Compile(b.Program, b.Weights, batch.Dims())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer exe.Close()
-	out := make([]float32, len(ids)*2)
-	for _, f := range []func() error{
-		func() error { return exe.SetParams(b.Params) }, func() error { return exe.Run(context.Background(), batch) }, func() error { return exe.Read(b.Logits, out) },
-	} {
-		if err := f(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	rows := make([][]float64, len(ids))
-	for i := range rows {
-		rows[i] = []float64{float64(out[2*i]), float64(out[2*i+1])}
-	}
-	return rows
 }
 
 func furthest(x, y [][]float64) float64 {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -12,10 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lsrsurgeon/lsrsurgeon/adapter"
-	"github.com/lsrsurgeon/lsrsurgeon/engine/cpu"
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
-	"github.com/lsrsurgeon/lsrsurgeon/graph"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/testkit"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
@@ -174,51 +169,14 @@ func checkLlama(t *testing.T, judged string, i int, j *llamaJob) {
 	}
 }
 
-// lmLogits are the logits of a language model, with an adapter unless it is "".
+// lmLogits are the logits of a language model, with an adapter unless it is "":
+// those of all tokens of all sequences, one after the other.
 func lmLogits(t *testing.T, dir, path string, ids [][]int32) []float32 {
 	t.Helper()
-	ck, err := formats.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ck.Close()
-	m, err := model.Open(ck)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := model.BuildOptions{Task: model.TaskLM}
-	if path != "" {
-		if o.Adapter, err = adapter.Load(path, m.Sites()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b, err := m.Build(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	batch := &graph.Batch{CuSeqlens: []int32{0}, LossScale: 1}
-	for _, s := range ids {
-		for i := range s {
-			batch.Positions = append(batch.Positions, int32(i))
-		}
-		batch.IDs = append(batch.IDs, s...)
-		batch.CuSeqlens = append(batch.CuSeqlens, int32(len(batch.IDs)))
-	}
-	e, err := cpu.New(cpu.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	exe, err := e.Compile(b.Program, b.Weights, batch.Dims())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer exe.Close()
-	out := make([]float32, len(batch.IDs)*m.Config().VocabSize)
-	for _, f := range []func() error{
-		func() error { return exe.SetParams(b.Params) }, func() error { return exe.Run(context.Background(), batch) }, func() error { return exe.Read(b.Logits, out) },
-	} {
-		if err := f(); err != nil {
-			t.Fatal(err)
+	var out []float32
+	for _, row := range ourLogits(t, dir, path, model.TaskLM, ids, true) {
+		for _, v := range row {
+			out = append(out, float32(v))
 		}
 	}
 	return out

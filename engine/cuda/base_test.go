@@ -58,13 +58,7 @@ func compareBase(t *testing.T, e *Engine, m, n, k int, transposed bool, eps floa
 	b.P.Forward = len(b.P.Ops)
 	b.Output(y)
 	b.Output(dx)
-	random := func(n int) []float32 {
-		v := make([]float32, n)
-		for i := range v {
-			v[i] = float32(r.NormFloat64())
-		}
-		return v
-	}
+	random := func(n int) []float32 { return normals(r, n) }
 	source := matrices{"w": random(k * n), "bias": random(n)}
 	ex, err := e.Compile(b.P, source, graph.Dims{T: 1, S: 1, MaxLen: 1})
 	if err != nil {

@@ -19,6 +19,15 @@ func (m matrices) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 	return nil
 }
 
+// normals are n numbers of the standard normal distribution.
+func normals(r *rand.Rand, n int) []float32 {
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(r.NormFloat64())
+	}
+	return v
+}
+
 // productSizes have remainders of every tile, and inner dimensions that are cut
 // into parts.
 var productSizes = []struct{ m, n, k int }{{1, 1, 1}, {17, 9, 33}, {130, 33, 40}, {5, 131, 16}, {70, 64, 600}, {3, 7, 1100}}
@@ -67,13 +76,7 @@ func compareProducts(t *testing.T, e *Engine, m, n, k int, ta, tb bool, value, w
 	z := b.Linear("z", x, b.Weight("w", k, n, tb), b.Vector("bias", n), graph.ActNone, d)
 	b.Output(y)
 	b.Output(z)
-	random := func(n int) []float32 {
-		v := make([]float32, n)
-		for i := range v {
-			v[i] = float32(r.NormFloat64())
-		}
-		return v
-	}
+	random := func(n int) []float32 { return normals(r, n) }
 	w := matrices{"w": random(k * n), "bias": random(n)}
 	ex, err := e.Compile(b.P, w, graph.Dims{T: 1, S: 1, MaxLen: 1})
 	if err != nil {
