@@ -201,6 +201,13 @@ func FuzzFromJSON(f *testing.F) {
 		}
 		f.Add(small)
 	}
+	// The module is compiled once in a process, which can take longer than the ten
+	// seconds after which fuzzing takes an execution for hung: not as part of one.
+	warm, err := FromJSON(b, Options{CacheDir: cacheDir, Workers: 1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	warm.Close()
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tok, err := FromJSON(b, Options{CacheDir: cacheDir, Workers: 1, MemoryLimit: 64 << 20})
 		if err != nil {
