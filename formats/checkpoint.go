@@ -75,10 +75,12 @@ type Checkpoint struct {
 	maps [][]byte
 }
 
-// Path is the path as it was given to Open.
+// Path is the path as it was given to Open, or the file of the ONNX model that was
+// found in the directory given.
 func (c *Checkpoint) Path() string { return c.path }
 
-// Dir is the directory that holds config.json and the tokenizer's files.
+// Dir is the directory that holds config.json and the tokenizer's files. An ONNX
+// model may lie in its folder onnx.
 func (c *Checkpoint) Dir() string { return c.dir }
 
 // Format names the file format: "safetensors" or "onnx".

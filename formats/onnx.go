@@ -12,7 +12,9 @@ import (
 // FormatONNX is what Checkpoint.Format says of ONNX models.
 const FormatONNX = "onnx"
 
-func init() { Register(Codec{Format: FormatONNX, Ext: ".onnx", Open: openONNX}) }
+var graphCodec = Codec{Format: FormatONNX, Ext: graphExt, Open: openONNX}
+
+func init() { Register(graphCodec) }
 
 // openONNX lists a model's parameters: the initializers of its graph and the
 // float constants of Constant nodes, which have the name of the node's output.

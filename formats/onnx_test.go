@@ -94,3 +94,62 @@ func TestONNXRefused(t *testing.T) {
 		t.Errorf("a pointer: %v", err)
 	}
 }
+
+// TestONNXDirectory: a directory without .safetensors files is that of its ONNX
+// model, which may lie in its folder onnx; several without a model.onnx are
+// refused by name.
+func TestONNXDirectory(t *testing.T) {
+	graph := []byte("\x3a\x06\x0a\x04\x22\x02If")
+	dir := t.TempDir()
+	at := func(files ...string) string {
+		d := filepath.Join(dir, strings.ReplaceAll(strings.Join(files, "+"), "/", ":"))
+		for _, f := range files {
+			save(t, filepath.Join(d, f), graph)
+		}
+		return d
+	}
+	for _, x := range []struct {
+		dir, file, home string
+	}{
+		{at("model.onnx"), "model.onnx", ""},
+		{at("other.onnx"), "other.onnx", ""},
+		{at("model.onnx", "model_quantized.onnx", "config.json"), "model.onnx", ""},
+		{at("onnx/model.onnx", "onnx/model_fp16.onnx", "config.json"), "onnx/model.onnx", ""},
+		{at("onnx/decoder.onnx", "tokenizer.json"), "onnx/decoder.onnx", ""},
+		{at("onnx/model.onnx", "onnx/config.json", "config.json"), "onnx/model.onnx", "onnx"},
+		{at("model.onnx", "onnx/model.onnx", "pytorch_model.bin"), "model.onnx", ""},
+	} {
+		c, err := Open(x.dir)
+		if err != nil {
+			t.Errorf("%s: %v", x.dir, err)
+			continue
+		}
+		if c.Format() != FormatONNX || c.Path() != filepath.Join(x.dir, x.file) || c.Dir() != filepath.Join(x.dir, x.home) {
+			t.Errorf("%s: %s, %s in %s", x.dir, c.Format(), c.Path(), c.Dir())
+		}
+		c.Close()
+	}
+	both := at("model.onnx", "README.md")
+	write(t, filepath.Join(both, ModelFile), map[string]int{"a": 2}, "a")
+	if c, err := Open(both); err != nil || c.Format() != "safetensors" {
+		t.Errorf("safetensors and onnx: %v", err)
+	} else {
+		c.Close()
+	}
+	for d, want := range map[string]string{
+		at("encoder.onnx", "decoder.onnx", "onnx/a.onnx"): "3 ONNX models and none is model.onnx: decoder.onnx, encoder.onnx, " + filepath.Join("onnx", "a.onnx"),
+		at("README.md"):         "no model.safetensors, model.safetensors.index.json or model.onnx",
+		at("pytorch_model.bin"): "pickled",
+	} {
+		var e *Error
+		if _, err := Open(d); !errors.As(err, &e) || !errors.Is(err, ErrNotFound) || !strings.Contains(e.Reason, want) || e.Path != d || e.Hint == "" {
+			t.Errorf("%s: %v, want %q", d, err, want)
+		}
+	}
+	// A file of the folder has the configuration above it.
+	d := at("config.json", "onnx/model_fp16.onnx")
+	c, err := Open(filepath.Join(d, "onnx", "model_fp16.onnx"))
+	if err != nil || c.Dir() != d {
+		t.Errorf("configuration in %s, want %s; %v", c.Dir(), d, err)
+	}
+}

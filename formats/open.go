@@ -2,7 +2,6 @@ package formats
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +16,12 @@ const (
 	ModelFile   = "model.safetensors"
 	IndexFile   = "model.safetensors.index.json"
 	AdapterFile = "adapter_model.safetensors"
+	GraphFile   = "model.onnx"
+)
+
+const (
+	graphExt    = ".onnx"
+	graphFolder = "onnx"
 )
 
 // OpenOptions are the facts that a library must not find out itself.
@@ -40,7 +45,9 @@ var codecs []Codec
 func Register(c Codec) { codecs = append(codecs, c) }
 
 // Open opens a checkpoint: a directory in Hugging Face layout, a .safetensors
-// file, a model.safetensors.index.json, or an .onnx model.
+// file, a model.safetensors.index.json, or an .onnx model. A directory without
+// .safetensors files is that of its ONNX model: model.onnx or else the only .onnx
+// file, in it or in its folder onnx.
 func Open(path string) (*Checkpoint, error) { return OpenWith(path, OpenOptions{}) }
 
 // OpenWith is Open with options.
@@ -73,52 +80,19 @@ func openFile(path string) (*Checkpoint, error) {
 	ext := strings.ToLower(filepath.Ext(path))
 	for _, k := range codecs {
 		if ext == k.Ext {
-			files, tensors, err := k.Open(path)
-			if err != nil {
-				return nil, err
-			}
-			return finish(&Checkpoint{path: path, dir: filepath.Dir(path), format: k.Format, files: files, tensors: tensors})
+			return openWith(k, path, homeOf(path))
 		}
 	}
 	return openFiles(path, filepath.Dir(path), []string{path})
 }
 
-// openDir opens the checkpoint of a directory: the index, model.safetensors,
-// adapter_model.safetensors, or a single other .safetensors file.
-func openDir(given, dir string) (*Checkpoint, error) {
-	exists := func(name string) bool {
-		_, err := os.Stat(filepath.Join(dir, name))
-		return err == nil
-	}
-	switch {
-	case exists(IndexFile):
-		return openIndex(given, filepath.Join(dir, IndexFile))
-	case exists(ModelFile):
-		return openFiles(given, dir, []string{filepath.Join(dir, ModelFile)})
-	case exists(AdapterFile):
-		return openFiles(given, dir, []string{filepath.Join(dir, AdapterFile)})
-	}
-	found, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*.safetensors"))
+// openWith opens a model that is one file; dir has its configuration.
+func openWith(k Codec, path, dir string) (*Checkpoint, error) {
+	files, tensors, err := k.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	if len(found) == 1 {
-		return openFiles(given, dir, found)
-	}
-	e := &Error{Path: given, Reason: "no " + ModelFile + " or " + IndexFile + " in the directory", Hint: "give the directory of a model in Hugging Face layout", Err: ErrNotFound}
-	switch {
-	case len(found) > 1:
-		e.Reason = fmt.Sprintf("%d .safetensors files and no %s that binds them", len(found), IndexFile)
-		e.Hint = "name one of the files, or restore the index"
-	case exists("pytorch_model.bin"), exists("adapter_model.bin"), exists("pytorch_model.bin.index.json"):
-		e.Reason = "only pickled PyTorch weights (.bin) in the directory"
-		e.Hint = "load them in Python and save with save_pretrained(safe_serialization=True); pickles can run code and are not read"
-	}
-	return nil, e
-}
-
-func escapeGlob(s string) string {
-	return strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `\`, `\\`).Replace(s)
+	return finish(&Checkpoint{path: path, dir: dir, format: k.Format, files: files, tensors: tensors})
 }
 
 // openFiles opens safetensors files as one checkpoint, in the order given.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -30,14 +28,9 @@ type comparison struct {
 	OK        bool    `json:"ok"`
 }
 
-// compareMerged runs both models on fixed random tokens. A merged graph has the
-// name of the base in the directory of the output.
+// compareMerged runs both models on fixed random tokens.
 func compareMerged(ctx context.Context, a *app, base *formats.Checkpoint, ad *adapter.Adapter, o *mergeOptions) (*comparison, error) {
-	out := o.out
-	if st, err := os.Stat(out); err == nil && st.IsDir() && base.Format() == formats.FormatONNX {
-		out = filepath.Join(out, filepath.Base(base.Path()))
-	}
-	merged, err := a.open(out)
+	merged, err := a.open(o.out)
 	if err != nil {
 		return nil, err
 	}

@@ -21,15 +21,29 @@ func (a *app) recoverMerge(path string) (sources string, err error) {
 	if err != nil {
 		return "", nil // a name of the hub's cache, or an error for whoever opens it
 	}
-	dir := path
-	if !st.IsDir() {
-		dir = filepath.Dir(path)
+	for _, dir := range modelDirs(path, st.IsDir()) {
+		if sources, err = merge.Recover(nil, dir); err != nil {
+			return "", err
+		}
+		if sources != "" {
+			a.note("%s: an interrupted merge --in-place is complete now", dir)
+			return sources, nil
+		}
 	}
-	sources, err = merge.Recover(nil, dir)
-	if err == nil && sources != "" {
-		a.note("%s: an interrupted merge --in-place is complete now", dir)
+	return "", nil
+}
+
+// modelDirs are the directories that may hold the configuration, and so the
+// journal, of a model: an ONNX model may lie in a folder onnx below it.
+func modelDirs(path string, isDir bool) []string {
+	if isDir {
+		return []string{path, filepath.Join(path, "onnx")}
 	}
-	return sources, err
+	dirs := []string{filepath.Dir(path)}
+	if abs, err := filepath.Abs(dirs[0]); err == nil && filepath.Base(abs) == "onnx" {
+		dirs = append(dirs, filepath.Dir(abs))
+	}
+	return dirs
 }
 
 func printEnded(a *app, base string) error {
