@@ -135,7 +135,7 @@ func runConvertKohya(a *app, path string, o *convertOptions) error {
 	defer s.close()
 	d, err := o.dtypeOf()
 	if err == nil {
-		err = a.checkOutputs(path, o.out)
+		err = s.checkOutputs(path, o.out)
 	}
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func runConvertMLX(a *app, path string, o *convertOptions) error {
 	defer s.close()
 	m := convert.MLXOptions{Replace: a.force}
 	if m.DType, err = o.dtypeOf(); err == nil {
-		err = a.checkOutputs(path, o.out)
+		err = s.checkOutputs(path, o.out)
 	}
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func runConvertPEFT(a *app, path string, o *convertOptions) error {
 		return err
 	}
 	defer s.close()
-	if err := a.checkOutputs(path, o.out); err != nil {
+	if err := s.checkOutputs(path, o.out); err != nil {
 		return err
 	}
 	e := adapter.ExportOptions{Form: adapter.FormLoRA, Replace: a.force, Prefix: o.prefix}
@@ -260,7 +260,7 @@ func runConvertLSR(a *app, path string, o *convertOptions) error {
 		return err
 	}
 	defer s.close()
-	if err := a.checkOutputs(path, o.out); err != nil {
+	if err := s.checkOutputs(path, o.out); err != nil {
 		return err
 	}
 	bar := a.progress("convert")

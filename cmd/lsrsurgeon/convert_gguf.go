@@ -38,7 +38,7 @@ func runConvertGGUF(a *app, path string, o *convertOptions) error {
 	if s.model == nil {
 		return fmt.Errorf("%s is a graph, and GGUF holds checkpoints of known families: %w", path, formats.ErrUnsupported)
 	}
-	if err := a.checkOutputs(path, o.out); err != nil {
+	if err := s.checkOutputs(path, o.out); err != nil {
 		return err
 	}
 	t, err := ggufType(s.model, o.dtype)
@@ -64,7 +64,7 @@ func runConvertGGUFAdapter(a *app, path string, o *convertOptions) error {
 		err = s.requireBase(path)
 	}
 	if err == nil {
-		err = a.checkOutputs(path, o.out)
+		err = s.checkOutputs(path, o.out)
 	}
 	if err != nil {
 		return err

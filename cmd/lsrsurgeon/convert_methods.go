@@ -84,14 +84,14 @@ func runMergeConnections(a *app, path string, o *convertOptions) error {
 // rewriteAdapter writes what change makes of an adapter, with its table of what
 // was done.
 func rewriteAdapter(a *app, path string, o *convertOptions, change func(*adapter.Adapter) (*adapter.Adapter, *table, any, error)) error {
-	if err := a.checkOutputs(path, o.out); err != nil {
-		return err
-	}
 	s, err := openForConvert(a, path, o)
 	if err != nil {
 		return err
 	}
 	defer s.close()
+	if err := s.checkOutputs(path, o.out); err != nil {
+		return err
+	}
 	before := adapter.ParamCount(s.adapter.Modules)
 	out, t, rows, err := change(s.adapter)
 	if err != nil {

@@ -93,8 +93,8 @@ func runDiff(ctx context.Context, a *app, first, second string, o *diffOptions) 
 		}
 		x.Match = re.MatchString
 	}
-	if o.heatMap != "" && exists(o.heatMap) && !a.force {
-		return &usageError{msg: "output " + o.heatMap + " exists", hint: "give another name, or --force to replace it"}
+	if err := a.checkAllOutputs([]string{first, second}, o.heatMap); err != nil {
+		return err
 	}
 	one, err := a.open(first)
 	if err != nil {

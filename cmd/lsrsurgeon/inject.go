@@ -64,7 +64,7 @@ func runInject(a *app, path string, o *injectOptions) error {
 		return err
 	}
 	defer ck.Close()
-	if err := a.checkOutputs(path, o.out, o.into); err != nil {
+	if err := a.checkAllOutputs([]string{path, o.from.path, o.names}, o.out, o.into); err != nil {
 		return err
 	}
 	isGraph := ck.Format() == formats.FormatONNX

@@ -115,7 +115,7 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	}
 	defer ck.Close()
 	if !o.inPlace {
-		if err := a.checkOutputs(base, o.out, o.residual); err != nil {
+		if err := a.checkAllOutputs(append([]string{base, ck.Path()}, adapters...), o.out, o.residual); err != nil {
 			return err
 		}
 	}

@@ -135,7 +135,7 @@ func runTrain(ctx context.Context, a *app, path string, o *trainOptions) error {
 		return withHint(usagef("%s is a model, not an adapter", path), "make an adapter first: lsrsurgeon inject %s -o adapter", path)
 	}
 	if !o.resume && !o.dryRun {
-		if err := a.checkOutputs(path, o.out); err != nil {
+		if err := a.checkAllOutputs([]string{path, s.ck.Path(), o.data, o.evalData}, o.out); err != nil {
 			return err
 		}
 	}

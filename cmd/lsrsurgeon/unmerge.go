@@ -44,7 +44,7 @@ func runUnmerge(ctx context.Context, a *app, path string, o *unmergeOptions) err
 		return err
 	}
 	defer ck.Close()
-	if err := a.checkOutputs(path, o.out); err != nil {
+	if err := a.checkAllOutputs([]string{path, o.adapter, o.sidecar}, o.out); err != nil {
 		return err
 	}
 	bar := a.progress("unmerge")
