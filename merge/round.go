@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
@@ -38,7 +37,7 @@ type binfmt struct {
 }
 
 var binfmts = map[tensor.DType]*binfmt{
-	tensor.BF16: {drop: 45, rebias: (1023 - 127) << 7, tiny: (1023 - 126) << 52, huge: (1023+127)<<52 | 0x7f<<45, width: 2, slack: kernel.TieSlack},
+	tensor.BF16: {drop: 45, rebias: (1023 - 127) << 7, tiny: (1023 - 126) << 52, huge: (1023+127)<<52 | 0x7f<<45, width: 2, slack: 1 << 20},
 	tensor.F16:  {drop: 42, rebias: (1023 - 15) << 10, tiny: (1023 - 14) << 52, huge: (1023+15)<<52 | 0x3ff<<42, width: 2, slack: 1 << 18},
 	tensor.F32:  {drop: 29, rebias: (1023 - 127) << 23, tiny: (1023 - 126) << 52, huge: (1023+127)<<52 | 0x7fffff<<29, width: 4, slack: 1 << 12},
 }
@@ -89,8 +88,14 @@ type rounder struct {
 	// updateTiny are the bits of the magnitude from which on an update may be rounded
 	// to updateBits without a look at its exact value.
 	updateTiny uint64
-	w          []float64 // one row of the base
 	sums       sums
+
+	// Of one row: the base, the update in float32, the base in float32's bytes, bits of the
+	// elements in doubt.
+	w     []float64
+	d32   []float32
+	wide  []byte
+	doubt []uint8
 }
 
 func newRounder(t *target, from, to tensor.DType, o *Options, name string, inputLast bool) *rounder {
@@ -107,85 +112,48 @@ func newRounder(t *target, from, to tensor.DType, o *Options, name string, input
 // the update's, carry the state of error feedback, which is one number or one per
 // column.
 func (r *rounder) row(dst, src []byte, d, carry []float64, i, c0 int) error {
-	if r.mode == Nearest && r.from == tensor.BF16 && r.to == tensor.BF16 {
-		r.nearestBF16(dst, src, d, i, c0)
-		return nil
+	if r.halves() {
+		return r.narrowed(dst, src, d, i, c0)
 	}
-	if cap(r.w) < len(d) {
-		r.w = make([]float64, len(d))
-	}
-	w := r.w[:len(d)]
+	w := grow(&r.w, len(d))
 	if err := tensor.DecodeF64(w, src, r.from); err != nil {
 		return err
 	}
 	switch {
-	case r.mode == Nearest && r.fmt != nil:
-		return r.nearest(dst, src, w, d, i, c0)
-	case r.mode == Nearest:
-		for k := range d {
-			if err := r.slow(dst, src, w[k], d[k], i, c0, k); err != nil {
-				return err
-			}
-		}
-		return nil
+	case r.mode != Nearest:
+		return r.other(dst, src, w, d, carry, i, c0)
+	case r.to == tensor.F32 && (r.from == tensor.F32 || r.from == tensor.BF16 || r.from == tensor.F16):
+		return r.nearestF32(dst, src, w, d, i, c0)
 	}
-	return r.other(dst, src, w, d, carry, i, c0)
-}
-
-// nearestBF16 is nearest for the commonest case, decoding included.
-func (r *rounder) nearestBF16(dst, src []byte, d []float64, i, c0 int) {
-	var s kernel.RoundSums
-	for k := 0; k < len(d); k++ {
-		if r.tiny < r.fmt.huge {
-			if k += kernel.AddRoundBF16(dst[2*k:], src[2*k:], d[k:], r.tiny, &s); k == len(d) {
-				break
-			}
-		}
-		w := float64(tensor.BF16ToF32(binary.LittleEndian.Uint16(src[2*k:])))
-		_ = r.slow(dst, src, w, d[k], i, c0, k) // its errors cannot occur for BF16
-	}
-	r.sums.same += s.Same
-	r.sums.zero += s.Zero
-	r.sums.sqErr += s.SqErr
-	r.sums.sqDelta += s.SqDelta
-	r.sums.maxErr = max(r.sums.maxErr, s.MaxErr)
-}
-
-// nearest is the general fast path: formats in binfmts.
-func (r *rounder) nearest(dst, src []byte, w, d []float64, i, c0 int) error {
-	f := r.fmt
-	half, low := uint64(1)<<(f.drop-1), uint64(1)<<f.drop-1
-	from, width := half-f.slack, 2*f.slack
-	tiny, span := r.tiny, f.huge-r.tiny
-	if r.tiny > f.huge {
-		span = 0
-	}
-	narrows := r.to != r.from
 	for k, x := range d {
-		s := w[k] + x
-		u := math.Float64bits(s)
-		m := u &^ signBit
-		if m-tiny >= span || m&low-from < width {
-			if err := r.slow(dst, src, w[k], x, i, c0, k); err != nil {
-				return err
-			}
-			continue
+		if err := r.one(dst, src, w[k], x, i, c0, k); err != nil {
+			return err
 		}
-		q := m + (half - 1) + m>>f.drop&1
-		code := q>>f.drop - f.rebias
-		if f.width == 2 {
-			binary.LittleEndian.PutUint16(dst[2*k:], uint16(u>>48&0x8000|code))
-		} else {
-			binary.LittleEndian.PutUint32(dst[4*k:], uint32(u>>32&0x80000000|code))
-		}
-		v := math.Float64frombits(u&signBit | q&^low)
-		base := w[k]
-		if narrows {
-			base = r.rounded(base)
-		}
-		r.sums.count(v, base, s, x)
 	}
 	return nil
+}
+
+// quick rounds element k of the row to nearest if its float64 sum decides, for formats in binfmts.
+func (r *rounder) quick(dst []byte, w, x float64, k int) bool {
+	f := r.fmt
+	if f == nil || r.tiny > f.huge {
+		return false
+	}
+	half, low := uint64(1)<<(f.drop-1), uint64(1)<<f.drop-1
+	s := w + x
+	u := math.Float64bits(s)
+	m := u &^ signBit
+	if m-r.tiny >= f.huge-r.tiny || m&low-(half-f.slack) < 2*f.slack {
+		return false
+	}
+	q := m + (half - 1) + m>>f.drop&1
+	f.write(dst, k, u, q)
+	base := w
+	if r.to != r.from {
+		base = r.rounded(base)
+	}
+	r.sums.count(math.Float64frombits(u&signBit|q&^low), base, s, x)
+	return true
 }
 
 // write writes the element whose magnitude, to be cut off after the format's mantissa,

@@ -336,13 +336,13 @@ func (r *run) compute(j *job, t *target, b *buffers) error {
 		from = tensor.F32
 	}
 	round := newRounder(t, from, w.t.dtype, &r.p.o, w.t.name, w.inputLast)
-	wi, wo := from.Bits()/8, w.t.dtype.Bits()/8
 	m, n := j.r1-j.r0, min(j.c1-j.c0, blockCols)
 	if t.wholeRows {
 		m, n = min(m, max(1, rowsElems/w.cols)), w.cols
 	} else {
 		m = min(m, blockElems/n)
 	}
+	direct := round.halves() && t.narrow != nil && t.scale == nil
 	rowCarry := grow(&b.rowCarry, j.r1-j.r0)
 	clear(rowCarry)
 	for c := j.c0; c < j.c1; c += n {
@@ -351,29 +351,69 @@ func (r *run) compute(j *job, t *target, b *buffers) error {
 		clear(colCarry)
 		for i := j.r0; i < j.r1; i += m {
 			im := min(m, j.r1-i)
-			d := grow(&b.delta, im*cn)
-			if t.wholeRows {
-				grow(&b.tmp, im*cn)
+			x := rect{i, i + im, c, c + cn}
+			var err error
+			if direct {
+				err = r.directBlock(j, t, b, round, x)
+			} else {
+				err = r.block(j, t, b, round, x, rowCarry, colCarry)
 			}
-			t.block(d, b.tmp, i, i+im, c, c+cn)
-			for k := range im {
-				at := (i+k-j.r0)*w.cols + c - j.c0
-				if t.scale != nil {
-					if err := t.rescaled(d[k*cn:(k+1)*cn], grow(&b.base64, cn), b.src[at*wi:(at+cn)*wi], from, i+k, c); err != nil {
-						return err
-					}
-				}
-				carry := colCarry
-				if w.inputLast {
-					carry = rowCarry[i+k-j.r0:]
-				}
-				if err := round.row(b.dst[at*wo:(at+cn)*wo], b.src[at*wi:(at+cn)*wi], d[k*cn:(k+1)*cn], carry, i+k, c); err != nil {
-					return err
-				}
+			if err != nil {
+				return err
 			}
 		}
 	}
 	w.sums[j.tile] = round.sums
+	return nil
+}
+
+// rect is rows [r0, r1) and columns [c0, c1).
+type rect struct{ r0, r1, c0, c1 int }
+
+// bytes are those of row i of the rectangle in a tile's buffer.
+func (x *rect) bytes(b []byte, j *job, i, width int) []byte {
+	at := (i-j.r0)*j.work.cols + x.c0 - j.c0
+	return b[at*width:][:(x.c1-x.c0)*width]
+}
+
+// block computes one block by way of its update in float64.
+func (r *run) block(j *job, t *target, b *buffers, round *rounder, x rect, rowCarry, colCarry []float64) error {
+	n := x.c1 - x.c0
+	wi, wo := round.from.Bits()/8, round.to.Bits()/8
+	d := grow(&b.delta, (x.r1-x.r0)*n)
+	if t.wholeRows {
+		grow(&b.tmp, len(d))
+	}
+	t.block(d, b.tmp, x.r0, x.r1, x.c0, x.c1)
+	for i := x.r0; i < x.r1; i++ {
+		row, src := d[(i-x.r0)*n:][:n], x.bytes(b.src, j, i, wi)
+		if t.scale != nil {
+			if err := t.rescaled(row, grow(&b.base64, n), src, round.from, i, x.c0); err != nil {
+				return err
+			}
+		}
+		carry := colCarry
+		if j.work.inputLast {
+			carry = rowCarry[i-j.r0:]
+		}
+		if err := round.row(x.bytes(b.dst, j, i, wo), src, row, carry, i, x.c0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// directBlock computes one block by way of its update in float32.
+func (r *run) directBlock(j *job, t *target, b *buffers, round *rounder, x rect) error {
+	n := x.c1 - x.c0
+	d := grow(&b.delta32, (x.r1-x.r0)*n)
+	t.narrow.block(d, x.r0, x.r1, x.c0, x.c1, t.cols)
+	for i := x.r0; i < x.r1; i++ {
+		row := d[(i-x.r0)*n:][:n]
+		if err := round.rowOfHalves(x.bytes(b.dst, j, i, 2), x.bytes(b.src, j, i, 2), row, t.narrow.bound[i], t.narrow.size[i], nil, i, x.c0); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

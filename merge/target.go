@@ -3,6 +3,7 @@ package merge
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
@@ -22,6 +23,7 @@ type target struct {
 	scale      *rescale
 	// errBound bounds |computed - exact| of Σ weight·ΔW, for every element.
 	errBound float64
+	narrow   *narrow32 // of use without scale; nil where float32 does not serve
 }
 
 // newTarget takes the updates of one tensor. An update in the orientation
@@ -33,6 +35,7 @@ func newTarget(rows, cols int, terms []term) *target {
 		t.errBound += b
 		t.wholeRows = t.wholeRows || m.delta.Kron != nil
 	}
+	t.narrow = newNarrow32(t)
 	return t
 }
 
@@ -44,24 +47,8 @@ func (t *term) bound() float64 {
 	d := t.delta
 	c := math.Abs(t.weight * d.Scale)
 	if d.Kron == nil {
-		var row, col float64
-		cols := make([]float64, d.Out)
-		for i := range d.In {
-			var s float64
-			for _, x := range d.A[i*d.R:][:d.R] {
-				s += x * x
-			}
-			row = max(row, s)
-		}
-		for k := range d.R {
-			for j, x := range d.B[k*d.Out:][:d.Out] {
-				cols[j] += x * x
-			}
-		}
-		for _, s := range cols {
-			col = max(col, s)
-		}
-		return float64(d.R+8) * 0x1p-52 * c * math.Sqrt(row*col)
+		rows, col := t.norms()
+		return float64(d.R+8) * 0x1p-52 * c * slices.Max(append(rows, 0)) * col
 	}
 	g := d.Kron
 	var s float64
@@ -113,6 +100,17 @@ func (t *target) block(dst, tmp []float64, r0, r1, c0, c1 int) {
 			dst[i] += x.weight * v
 		}
 	}
+}
+
+// at is element (i, j) of what block computes, up to errBound.
+func (t *target) at(i, j int) float64 {
+	var sum float64
+	for k := range t.terms {
+		var s float64
+		t.terms[k].each(i, j, func(x, y float64) { s += x * y })
+		sum += t.terms[k].weight * t.terms[k].delta.Scale * s
+	}
+	return sum
 }
 
 // term loads an update and turns it to the orientation of the stored tensor.

@@ -4,20 +4,47 @@ package kernel
 
 import "math"
 
-func archAddRoundBF16(dst, src []byte, d []float64, tiny uint64, s *RoundSums) int {
-	done := 0
-	if len(d) >= 4 {
-		var a [20]float64
-		done = addRoundBF16AVX2(&dst[0], &src[0], &d[0], len(d), tiny, &a)
-		for l := range 4 {
-			s.Same += int64(math.Float64bits(a[l]))
-			s.Zero += int64(math.Float64bits(a[4+l]))
-			s.MaxErr = max(s.MaxErr, a[16+l])
-		}
-		s.SqErr += (a[8] + a[9]) + (a[10] + a[11])
-		s.SqDelta += (a[12] + a[13]) + (a[14] + a[15])
+func archAddRoundBF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
+	return groups32(addRoundBF16AVX2, dst, src, d, bound, scale, doubt, s)
+}
+
+func archAddRoundF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
+	return groups32(addRoundF16AVX2, dst, src, d, bound, scale, doubt, s)
+}
+
+// groups32 does the elements of whole groups of eight.
+func groups32(f func(dst, src *byte, d *float32, n int, bound, scale float32, doubt *uint8, sums *[40]float32), dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
+	if len(d) < 8 {
+		return 0
 	}
-	// The rest, or the group with the first element in doubt.
-	n := min(len(d)-done, 4)
-	return done + goAddRoundBF16(dst[2*done:], src[2*done:], d[done:done+n], tiny, s)
+	var a [40]float32
+	f(&dst[0], &src[0], &d[0], len(d), bound, scale, &doubt[0], &a)
+	var sums goSums
+	for l := range 8 {
+		sums.Same += int64(math.Float32bits(a[l]))
+		sums.Zero += int64(math.Float32bits(a[8+l]))
+		sums.SqErr += float64(a[16+l])
+		sums.SqDelta += float64(a[24+l])
+		sums.MaxErr = max(sums.MaxErr, float64(a[32+l]))
+	}
+	sums.addTo(s, float64(scale))
+	return len(d) &^ 7
+}
+
+func archAddRoundF32(dst, src []byte, d []float64, bound, scale float64, doubt []uint8, s *RoundSums) int {
+	if len(d) < 8 {
+		return 0
+	}
+	var a [20]float64
+	addRoundF32AVX2(&dst[0], &src[0], &d[0], len(d), bound, scale, &doubt[0], &a)
+	var sums goSums
+	for l := range 4 {
+		sums.Same += int64(math.Float64bits(a[l]))
+		sums.Zero += int64(math.Float64bits(a[4+l]))
+		sums.SqErr += a[8+l]
+		sums.SqDelta += a[12+l]
+		sums.MaxErr = max(sums.MaxErr, a[16+l])
+	}
+	sums.addTo(s, scale)
+	return len(d) &^ 7
 }

@@ -4,106 +4,340 @@
 
 #include "textflag.h"
 
-DATA roundsum_abs<>+0(SB)/8, $0x7fffffffffffffff
-DATA roundsum_abs<>+8(SB)/8, $0x7fffffffffffffff
-DATA roundsum_abs<>+16(SB)/8, $0x7fffffffffffffff
-DATA roundsum_abs<>+24(SB)/8, $0x7fffffffffffffff
-GLOBL roundsum_abs<>(SB), RODATA|NOPTR, $32
+DATA roundsum_abs32<>+0(SB)/4, $0x7fffffff
+DATA roundsum_abs32<>+4(SB)/4, $0x7fffffff
+DATA roundsum_abs32<>+8(SB)/4, $0x7fffffff
+DATA roundsum_abs32<>+12(SB)/4, $0x7fffffff
+DATA roundsum_abs32<>+16(SB)/4, $0x7fffffff
+DATA roundsum_abs32<>+20(SB)/4, $0x7fffffff
+DATA roundsum_abs32<>+24(SB)/4, $0x7fffffff
+DATA roundsum_abs32<>+28(SB)/4, $0x7fffffff
+GLOBL roundsum_abs32<>(SB), RODATA|NOPTR, $32
 
-DATA roundsum_low<>+0(SB)/8, $0x00001fffffffffff
-DATA roundsum_low<>+8(SB)/8, $0x00001fffffffffff
-DATA roundsum_low<>+16(SB)/8, $0x00001fffffffffff
-DATA roundsum_low<>+24(SB)/8, $0x00001fffffffffff
-GLOBL roundsum_low<>(SB), RODATA|NOPTR, $32
+DATA roundsum_small32<>+0(SB)/4, $0x34800000
+DATA roundsum_small32<>+4(SB)/4, $0x34800000
+DATA roundsum_small32<>+8(SB)/4, $0x34800000
+DATA roundsum_small32<>+12(SB)/4, $0x34800000
+DATA roundsum_small32<>+16(SB)/4, $0x34800000
+DATA roundsum_small32<>+20(SB)/4, $0x34800000
+DATA roundsum_small32<>+24(SB)/4, $0x34800000
+DATA roundsum_small32<>+28(SB)/4, $0x34800000
+GLOBL roundsum_small32<>(SB), RODATA|NOPTR, $32
 
-DATA roundsum_split<>+0(SB)/8, $0x42c0000000000080
-DATA roundsum_split<>+8(SB)/8, $0x42c0000000000080
-DATA roundsum_split<>+16(SB)/8, $0x42c0000000000080
-DATA roundsum_split<>+24(SB)/8, $0x42c0000000000080
-GLOBL roundsum_split<>(SB), RODATA|NOPTR, $32
+DATA roundsum_half<>+0(SB)/4, $0x00008000
+DATA roundsum_half<>+4(SB)/4, $0x00008000
+DATA roundsum_half<>+8(SB)/4, $0x00008000
+DATA roundsum_half<>+12(SB)/4, $0x00008000
+DATA roundsum_half<>+16(SB)/4, $0x00008000
+DATA roundsum_half<>+20(SB)/4, $0x00008000
+DATA roundsum_half<>+24(SB)/4, $0x00008000
+DATA roundsum_half<>+28(SB)/4, $0x00008000
+GLOBL roundsum_half<>(SB), RODATA|NOPTR, $32
 
-DATA roundsum_huge<>+0(SB)/8, $0x47efdfffffffffff
-DATA roundsum_huge<>+8(SB)/8, $0x47efdfffffffffff
-DATA roundsum_huge<>+16(SB)/8, $0x47efdfffffffffff
-DATA roundsum_huge<>+24(SB)/8, $0x47efdfffffffffff
-GLOBL roundsum_huge<>(SB), RODATA|NOPTR, $32
+DATA roundsum_high<>+0(SB)/4, $0xffff0000
+DATA roundsum_high<>+4(SB)/4, $0xffff0000
+DATA roundsum_high<>+8(SB)/4, $0xffff0000
+DATA roundsum_high<>+12(SB)/4, $0xffff0000
+DATA roundsum_high<>+16(SB)/4, $0xffff0000
+DATA roundsum_high<>+20(SB)/4, $0xffff0000
+DATA roundsum_high<>+24(SB)/4, $0xffff0000
+DATA roundsum_high<>+28(SB)/4, $0xffff0000
+GLOBL roundsum_high<>(SB), RODATA|NOPTR, $32
 
-DATA roundsum_near<>+0(SB)/8, $0x00000ffffff00000
-DATA roundsum_near<>+8(SB)/8, $0x00000ffffff00000
-DATA roundsum_near<>+16(SB)/8, $0x00000ffffff00000
-DATA roundsum_near<>+24(SB)/8, $0x00000ffffff00000
-GLOBL roundsum_near<>(SB), RODATA|NOPTR, $32
+DATA roundsum_inf32<>+0(SB)/4, $0x7f800000
+DATA roundsum_inf32<>+4(SB)/4, $0x7f800000
+DATA roundsum_inf32<>+8(SB)/4, $0x7f800000
+DATA roundsum_inf32<>+12(SB)/4, $0x7f800000
+DATA roundsum_inf32<>+16(SB)/4, $0x7f800000
+DATA roundsum_inf32<>+20(SB)/4, $0x7f800000
+DATA roundsum_inf32<>+24(SB)/4, $0x7f800000
+DATA roundsum_inf32<>+28(SB)/4, $0x7f800000
+GLOBL roundsum_inf32<>(SB), RODATA|NOPTR, $32
 
-DATA roundsum_width<>+0(SB)/8, $0x0000000000200000
-DATA roundsum_width<>+8(SB)/8, $0x0000000000200000
-DATA roundsum_width<>+16(SB)/8, $0x0000000000200000
-DATA roundsum_width<>+24(SB)/8, $0x0000000000200000
-GLOBL roundsum_width<>(SB), RODATA|NOPTR, $32
-
-// func addRoundBF16AVX2(dst *byte, src *byte, d *float64, n int, tiny uint64, sums *[20]float64) (done int)
+// func addRoundBF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
 // Requires: AVX, AVX2, FMA3
 TEXT ·addRoundBF16AVX2(SB), NOSPLIT, $0-56
-	MOVQ         dst+0(FP), AX
-	MOVQ         src+8(FP), CX
-	MOVQ         d+16(FP), DX
-	MOVQ         n+24(FP), BX
-	VPBROADCASTQ tiny+32(FP), Y0
-	MOVQ         sums+40(FP), SI
-	VMOVUPD      (SI), Y1
-	VMOVUPD      32(SI), Y2
-	VMOVUPD      64(SI), Y3
-	VMOVUPD      96(SI), Y4
-	VMOVUPD      128(SI), Y5
-	VMOVUPD      roundsum_abs<>+0(SB), Y6
-	VMOVDQU      roundsum_huge<>+0(SB), Y7
-	VXORPD       Y8, Y8, Y8
-	XORQ         DI, DI
-	SUBQ         $0x04, BX
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+40(FP), SI
+	MOVQ         n+24(FP), DI
+	VBROADCASTSS bound+32(FP), Y1
+	VBROADCASTSS scale+36(FP), Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y0, Y0, Y0
+	XORQ         AX, AX
+	SUBQ         $0x08, DI
 	JLT          end
 
 loop:
-	VPMOVZXWD   (CX)(DI*2), X9
-	VPSLLD      $0x10, X9, X9
-	VCVTPS2PD   X9, Y9
-	VMOVUPD     (DX)(DI*8), Y10
-	VADDPD      Y10, Y9, Y11
-	VANDPD      Y6, Y11, Y12
-	VPSUBQ      Y0, Y12, Y13
-	VPSUBQ      Y12, Y7, Y14
-	VPOR        Y13, Y14, Y13
-	VPAND       roundsum_low<>+0(SB), Y12, Y12
-	VPSUBQ      roundsum_near<>+0(SB), Y12, Y12
-	VPSUBQ      roundsum_width<>+0(SB), Y12, Y14
-	VPANDN      Y14, Y12, Y14
-	VPOR        Y13, Y14, Y13
-	VTESTPD     Y13, Y13
-	JNZ         end
-	VMULPD      roundsum_split<>+0(SB), Y11, Y12
-	VSUBPD      Y11, Y12, Y13
-	VSUBPD      Y13, Y12, Y13
-	VCVTPD2PSY  Y13, X12
-	VPSRLD      $0x10, X12, X12
-	VPACKUSDW   X12, X12, X12
-	VMOVQ       X12, (AX)(DI*2)
-	VSUBPD      Y11, Y13, Y11
-	VFMADD231PD Y11, Y11, Y3
-	VFMADD231PD Y10, Y10, Y4
-	VANDPD      Y6, Y11, Y11
-	VMAXPD      Y11, Y5, Y5
-	VCMPPD      $0x00, Y13, Y9, Y9
-	VPSUBQ      Y9, Y1, Y1
-	VCMPPD      $0x00, Y10, Y8, Y9
-	VPSUBQ      Y9, Y2, Y2
-	ADDQ        $0x04, DI
-	SUBQ        $0x04, BX
+	VMOVUPS      roundsum_abs32<>+0(SB), Y8
+	VMOVUPS      roundsum_small32<>+0(SB), Y9
+	VPMOVZXWD    (DX)(AX*2), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      (BX)(AX*4), Y11
+	VADDPS       Y11, Y10, Y12
+	VANDPS       Y8, Y12, Y14
+	VANDPS       Y8, Y11, Y13
+	VADDPS       Y14, Y13, Y13
+	VFMADD213PS  Y1, Y9, Y13
+	VSUBPS       Y13, Y12, Y9
+	VADDPS       Y13, Y12, Y12
+	VPADDD       roundsum_half<>+0(SB), Y9, Y9
+	VPADDD       roundsum_half<>+0(SB), Y12, Y12
+	VPAND        roundsum_high<>+0(SB), Y9, Y13
+	VPAND        roundsum_high<>+0(SB), Y12, Y12
+	VPCMPEQD     Y13, Y12, Y12
+	VPAND        roundsum_inf32<>+0(SB), Y13, Y9
+	VPCMPEQD     roundsum_inf32<>+0(SB), Y9, Y9
+	VPANDN       Y12, Y9, Y12
+	VMOVMSKPS    Y12, R8
+	XORL         $0xff, R8
+	MOVQ         AX, R9
+	SHRQ         $0x03, R9
+	MOVB         R8, (SI)(R9*1)
+	VPSRLD       $0x10, Y13, Y9
+	VEXTRACTI128 $0x01, Y9, X14
+	VPACKUSDW    X14, X9, X14
+	VMOVDQU      X14, (CX)(AX*2)
+	VMULPS       Y2, Y11, Y9
+	VSUBPS       Y10, Y13, Y14
+	VFMSUB213PS  Y9, Y2, Y14
+	VANDPS       Y12, Y14, Y14
+	VANDPS       Y12, Y9, Y9
+	VFMADD231PS  Y14, Y14, Y5
+	VFMADD231PS  Y9, Y9, Y6
+	VANDPS       Y8, Y14, Y14
+	VMAXPS       Y14, Y7, Y7
+	VCMPPS       $0x00, Y13, Y10, Y8
+	VANDPS       Y12, Y8, Y8
+	VPSUBD       Y8, Y3, Y3
+	VCMPPS       $0x00, Y11, Y0, Y8
+	VANDPS       Y12, Y8, Y8
+	VPSUBD       Y8, Y4, Y4
+	ADDQ         $0x08, AX
+	SUBQ         $0x08, DI
+	JGE          loop
+
+end:
+	MOVQ    sums+48(FP), AX
+	VMOVUPS Y3, (AX)
+	VMOVUPS Y4, 32(AX)
+	VMOVUPS Y5, 64(AX)
+	VMOVUPS Y6, 96(AX)
+	VMOVUPS Y7, 128(AX)
+	VZEROUPPER
+	RET
+
+DATA roundsum_inf16<>+0(SB)/4, $0x7c007c00
+DATA roundsum_inf16<>+4(SB)/4, $0x7c007c00
+DATA roundsum_inf16<>+8(SB)/4, $0x7c007c00
+DATA roundsum_inf16<>+12(SB)/4, $0x7c007c00
+DATA roundsum_inf16<>+16(SB)/4, $0x7c007c00
+DATA roundsum_inf16<>+20(SB)/4, $0x7c007c00
+DATA roundsum_inf16<>+24(SB)/4, $0x7c007c00
+DATA roundsum_inf16<>+28(SB)/4, $0x7c007c00
+GLOBL roundsum_inf16<>(SB), RODATA|NOPTR, $32
+
+// func addRoundF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·addRoundF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+40(FP), SI
+	MOVQ         n+24(FP), DI
+	VBROADCASTSS bound+32(FP), Y1
+	VBROADCASTSS scale+36(FP), Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y0, Y0, Y0
+	XORQ         AX, AX
+	SUBQ         $0x08, DI
+	JLT          end
+
+loop:
+	VMOVUPS     roundsum_abs32<>+0(SB), Y8
+	VMOVUPS     roundsum_small32<>+0(SB), Y9
+	VCVTPH2PS   (DX)(AX*2), Y10
+	VMOVUPS     (BX)(AX*4), Y11
+	VADDPS      Y11, Y10, Y12
+	VANDPS      Y8, Y12, Y14
+	VANDPS      Y8, Y11, Y13
+	VADDPS      Y14, Y13, Y13
+	VFMADD213PS Y1, Y9, Y13
+	VSUBPS      Y13, Y12, Y9
+	VADDPS      Y13, Y12, Y12
+	VCVTPS2PH   $0x00, Y9, X9
+	VCVTPS2PH   $0x00, Y12, X12
+	VMOVDQU     X9, (CX)(AX*2)
+	VCVTPH2PS   X9, Y14
+	VPCMPEQW    X9, X12, X12
+	VMOVDQU     roundsum_inf16<>+0(SB), X13
+	VPAND       X13, X9, X9
+	VPCMPEQW    X13, X9, X9
+	VPANDN      X12, X9, X12
+	VPMOVSXWD   X12, Y9
+	VMOVMSKPS   Y9, R8
+	XORL        $0xff, R8
+	MOVQ        AX, R9
+	SHRQ        $0x03, R9
+	MOVB        R8, (SI)(R9*1)
+	VMULPS      Y2, Y11, Y12
+	VSUBPS      Y10, Y14, Y13
+	VFMSUB213PS Y12, Y2, Y13
+	VANDPS      Y9, Y13, Y13
+	VANDPS      Y9, Y12, Y12
+	VFMADD231PS Y13, Y13, Y5
+	VFMADD231PS Y12, Y12, Y6
+	VANDPS      Y8, Y13, Y13
+	VMAXPS      Y13, Y7, Y7
+	VCMPPS      $0x00, Y14, Y10, Y8
+	VANDPS      Y9, Y8, Y8
+	VPSUBD      Y8, Y3, Y3
+	VCMPPS      $0x00, Y11, Y0, Y8
+	VANDPS      Y9, Y8, Y8
+	VPSUBD      Y8, Y4, Y4
+	ADDQ        $0x08, AX
+	SUBQ        $0x08, DI
 	JGE         loop
 
 end:
-	VMOVUPD Y1, (SI)
-	VMOVUPD Y2, 32(SI)
-	VMOVUPD Y3, 64(SI)
-	VMOVUPD Y4, 96(SI)
-	VMOVUPD Y5, 128(SI)
+	MOVQ    sums+48(FP), AX
+	VMOVUPS Y3, (AX)
+	VMOVUPS Y4, 32(AX)
+	VMOVUPS Y5, 64(AX)
+	VMOVUPS Y6, 96(AX)
+	VMOVUPS Y7, 128(AX)
 	VZEROUPPER
-	MOVQ    DI, done+48(FP)
+	RET
+
+DATA roundsum_abs64<>+0(SB)/8, $0x7fffffffffffffff
+DATA roundsum_abs64<>+8(SB)/8, $0x7fffffffffffffff
+DATA roundsum_abs64<>+16(SB)/8, $0x7fffffffffffffff
+DATA roundsum_abs64<>+24(SB)/8, $0x7fffffffffffffff
+GLOBL roundsum_abs64<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_small64<>+0(SB)/8, $0x3cc0000000000000
+DATA roundsum_small64<>+8(SB)/8, $0x3cc0000000000000
+DATA roundsum_small64<>+16(SB)/8, $0x3cc0000000000000
+DATA roundsum_small64<>+24(SB)/8, $0x3cc0000000000000
+GLOBL roundsum_small64<>(SB), RODATA|NOPTR, $32
+
+// func addRoundF32AVX2(dst *byte, src *byte, d *float64, n int, bound float64, scale float64, doubt *uint8, sums *[20]float64)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addRoundF32AVX2(SB), NOSPLIT, $0-64
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+48(FP), SI
+	MOVQ         n+24(FP), DI
+	VBROADCASTSD bound+32(FP), Y1
+	VBROADCASTSD scale+40(FP), Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y0, Y0, Y0
+	XORQ         AX, AX
+	SUBQ         $0x08, DI
+	JLT          end
+
+loop:
+	VCVTPS2PD   (DX)(AX*4), Y8
+	VMOVUPD     (BX)(AX*8), Y9
+	VADDPD      Y9, Y8, Y10
+	VANDPD      roundsum_abs64<>+0(SB), Y10, Y12
+	VANDPD      roundsum_abs64<>+0(SB), Y9, Y11
+	VADDPD      Y12, Y11, Y11
+	VMULPD      roundsum_small64<>+0(SB), Y11, Y11
+	VADDPD      Y1, Y11, Y11
+	VSUBPD      Y11, Y10, Y12
+	VADDPD      Y11, Y10, Y10
+	VCVTPD2PSY  Y12, X11
+	VCVTPD2PSY  Y10, X10
+	VMOVUPS     X11, (CX)(AX*4)
+	VCVTPS2PD   X11, Y12
+	VPCMPEQD    X11, X10, X10
+	VPAND       roundsum_inf32<>+0(SB), X11, X11
+	VPCMPEQD    roundsum_inf32<>+0(SB), X11, X11
+	VPANDN      X10, X11, X10
+	VPMOVSXDQ   X10, Y13
+	VMOVMSKPD   Y13, R8
+	VSUBPD      Y8, Y12, Y11
+	VMULPD      Y2, Y9, Y10
+	VFMSUB213PD Y10, Y2, Y11
+	VANDPD      Y13, Y11, Y11
+	VANDPD      Y13, Y10, Y10
+	VFMADD231PD Y11, Y11, Y5
+	VFMADD231PD Y10, Y10, Y6
+	VANDPD      roundsum_abs64<>+0(SB), Y11, Y11
+	VMAXPD      Y11, Y7, Y7
+	VCMPPD      $0x00, Y12, Y8, Y8
+	VANDPD      Y13, Y8, Y8
+	VPSUBQ      Y8, Y3, Y3
+	VCMPPD      $0x00, Y9, Y0, Y8
+	VANDPD      Y13, Y8, Y8
+	VPSUBQ      Y8, Y4, Y4
+	VCVTPS2PD   16(DX)(AX*4), Y8
+	VMOVUPD     32(BX)(AX*8), Y9
+	VADDPD      Y9, Y8, Y10
+	VANDPD      roundsum_abs64<>+0(SB), Y10, Y12
+	VANDPD      roundsum_abs64<>+0(SB), Y9, Y11
+	VADDPD      Y12, Y11, Y11
+	VMULPD      roundsum_small64<>+0(SB), Y11, Y11
+	VADDPD      Y1, Y11, Y11
+	VSUBPD      Y11, Y10, Y12
+	VADDPD      Y11, Y10, Y10
+	VCVTPD2PSY  Y12, X11
+	VCVTPD2PSY  Y10, X10
+	VMOVUPS     X11, 16(CX)(AX*4)
+	VCVTPS2PD   X11, Y12
+	VPCMPEQD    X11, X10, X10
+	VPAND       roundsum_inf32<>+0(SB), X11, X11
+	VPCMPEQD    roundsum_inf32<>+0(SB), X11, X11
+	VPANDN      X10, X11, X10
+	VPMOVSXDQ   X10, Y13
+	VMOVMSKPD   Y13, R9
+	SHLL        $0x04, R9
+	ORL         R9, R8
+	VSUBPD      Y8, Y12, Y11
+	VMULPD      Y2, Y9, Y10
+	VFMSUB213PD Y10, Y2, Y11
+	VANDPD      Y13, Y11, Y11
+	VANDPD      Y13, Y10, Y10
+	VFMADD231PD Y11, Y11, Y5
+	VFMADD231PD Y10, Y10, Y6
+	VANDPD      roundsum_abs64<>+0(SB), Y11, Y11
+	VMAXPD      Y11, Y7, Y7
+	VCMPPD      $0x00, Y12, Y8, Y8
+	VANDPD      Y13, Y8, Y8
+	VPSUBQ      Y8, Y3, Y3
+	VCMPPD      $0x00, Y9, Y0, Y8
+	VANDPD      Y13, Y8, Y8
+	VPSUBQ      Y8, Y4, Y4
+	XORL        $0xff, R8
+	MOVQ        AX, R9
+	SHRQ        $0x03, R9
+	MOVB        R8, (SI)(R9*1)
+	ADDQ        $0x08, AX
+	SUBQ        $0x08, DI
+	JGE         loop
+
+end:
+	MOVQ    sums+56(FP), AX
+	VMOVUPS Y3, (AX)
+	VMOVUPS Y4, 32(AX)
+	VMOVUPS Y5, 64(AX)
+	VMOVUPS Y6, 96(AX)
+	VMOVUPS Y7, 128(AX)
+	VZEROUPPER
 	RET

@@ -2,6 +2,7 @@
 
 package kernel
 
-func archAddRoundBF16(dst, src []byte, d []float64, tiny uint64, s *RoundSums) int {
-	return goAddRoundBF16(dst, src, d, tiny, s)
-}
+// Nothing is done here: all elements are the reference's.
+func archAddRoundBF16([]byte, []byte, []float32, float32, float32, []uint8, *RoundSums) int { return 0 }
+func archAddRoundF16([]byte, []byte, []float32, float32, float32, []uint8, *RoundSums) int  { return 0 }
+func archAddRoundF32([]byte, []byte, []float64, float64, float64, []uint8, *RoundSums) int  { return 0 }

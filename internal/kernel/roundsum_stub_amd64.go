@@ -4,8 +4,15 @@
 
 package kernel
 
-// addRoundBF16AVX2 does groups of four elements of n while none of a group is in
-// doubt, and returns how many elements it did. sums receives, four lanes each: same, zero
-// (as integers), sums of squares of error and update, greatest error. The reference is
+// addRoundBF16AVX2 does groups of eight of n elements. doubt receives a byte for each
+// group, with the bits of the elements that are in doubt; sums, eight lanes each: same, zero (as
+// integers), scaled sums of squares of error and update, greatest scaled error. The reference is
 // goAddRoundBF16.
-func addRoundBF16AVX2(dst *byte, src *byte, d *float64, n int, tiny uint64, sums *[20]float64) (done int)
+func addRoundBF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+
+// addRoundF16AVX2 is addRoundBF16AVX2 for float16; it needs F16C. The reference is goAddRoundF16.
+func addRoundF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+
+// addRoundF32AVX2 is addRoundBF16AVX2 for float32 elements and float64 updates, with four lanes
+// in sums. The reference is goAddRoundF32.
+func addRoundF32AVX2(dst *byte, src *byte, d *float64, n int, bound float64, scale float64, doubt *uint8, sums *[20]float64)
