@@ -3,8 +3,11 @@ package decompose
 import (
 	"fmt"
 	"math"
+	"slices"
 
-	"gonum.org/v1/gonum/mat"
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas64"
+	"gonum.org/v1/gonum/lapack/lapack64"
 
 	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
 	"github.com/lsrsurgeon/lsrsurgeon/kron"
@@ -82,26 +85,21 @@ func (q *side) solve(rhs, g []float64) error {
 			return err
 		}
 		xs := groups[count]
-		b := mat.NewDense(size, len(xs), nil)
+		b := blas64.General{Rows: size, Cols: len(xs), Stride: len(xs), Data: make([]float64, size*len(xs))}
 		for j, x := range xs {
 			for k := range q.s {
 				at := (k*q.ax + x) * q.rx
 				for u := range q.rx {
-					b.Set(k*q.rx+u, j, rhs[at+u]+ridge*q.x[at+u])
+					b.Data[(k*q.rx+u)*b.Stride+j] = rhs[at+u] + ridge*q.x[at+u]
 				}
 			}
 		}
-		var sol mat.Dense
-		if err := chol.SolveTo(&sol, b); err != nil {
-			if _, conditioned := err.(mat.Condition); !conditioned {
-				return err
-			}
-		}
+		lapack64.Potrs(chol, b)
 		for j, x := range xs {
 			for k := range q.s {
 				at := (k*q.ax + x) * q.rx
 				for u := range q.rx {
-					q.x[at+u] = sol.At(k*q.rx+u, j)
+					q.x[at+u] = b.Data[(k*q.rx+u)*b.Stride+j]
 				}
 			}
 		}
@@ -109,8 +107,40 @@ func (q *side) solve(rhs, g []float64) error {
 	return nil
 }
 
-// normal returns the matrix of the normal equations with y < count, damped.
-func (q *side) normal(g []float64, count int) (*mat.Cholesky, float64, error) {
+// normal returns the Cholesky factor of the matrix of the normal equations with
+// y < count, damped, and the damping.
+func (q *side) normal(g []float64, count int) (blas64.Triangular, float64, error) {
+	size := q.s * q.rx
+	nm := q.equations(g, count)
+	trace := 0.0
+	for i := range size {
+		trace += nm[i*size+i]
+	}
+	ridge := damping * trace / float64(size)
+	if !(ridge > 0) {
+		ridge = 1
+	}
+	// Where ΔW has a smaller rank than its update, nearly all of the matrix may
+	// be rounding error: more damping then finds one of many equal solutions.
+	first := true
+	for ; ridge < 1e-2*trace || first; ridge *= 1e3 {
+		first = false
+		c := slices.Clone(nm)
+		for i := range size {
+			c[i*size+i] += ridge
+		}
+		chol, ok := lapack64.Potrf(blas64.Symmetric{N: size, Stride: size, Data: c, Uplo: blas.Upper})
+		if ok {
+			return chol, ridge, nil
+		}
+	}
+	return blas64.Triangular{}, 0, fmt.Errorf("least squares problem of size %d is not positive definite", size)
+}
+
+// equations returns the matrix of the normal equations (s·rx, s·rx):
+// Σ_ab F[k,a;l,b] G[u,a;v,b] at (k,u;l,v), with F the products of the other
+// side's columns over y < count. It is one product of the two rearranged.
+func (q *side) equations(g []float64, count int) []float64 {
 	w := q.s * q.ry
 	f := make([]float64, count*w) // (count, s·ry)
 	for k := range q.s {
@@ -120,51 +150,38 @@ func (q *side) normal(g []float64, count int) (*mat.Cholesky, float64, error) {
 	}
 	m := make([]float64, w*w)
 	kernel.GemmF64(nil, true, false, w, w, count, 1, f, w, f, w, 0, m, w)
-	size := q.s * q.rx
-	nm := mat.NewSymDense(size, nil)
-	trace := 0.0
+	pairs, xs := q.ry*q.ry, q.rx*q.rx
+	mm, gg := make([]float64, q.s*q.s*pairs), make([]float64, xs*pairs)
 	for k := range q.s {
-		for u := range q.rx {
-			for l := range q.s {
-				for v := range q.rx {
-					i, j := k*q.rx+u, l*q.rx+v
-					if j < i {
-						continue
-					}
-					sum := 0.0
-					for a := range q.ry {
-						gr := g[(u*q.tx+a*q.ty)*q.r+v*q.tx:]
-						mr := m[(k*q.ry+a)*w+l*q.ry:]
-						for b := range q.ry {
-							sum += mr[b] * gr[b*q.ty]
-						}
-					}
-					nm.SetSym(i, j, sum)
-					if i == j {
-						trace += sum
-					}
+		for l := range q.s {
+			for a := range q.ry {
+				copy(mm[(k*q.s+l)*pairs+a*q.ry:][:q.ry], m[(k*q.ry+a)*w+l*q.ry:])
+			}
+		}
+	}
+	for u := range q.rx {
+		for v := range q.rx {
+			to := gg[(u*q.rx+v)*pairs:][:pairs]
+			for a := range q.ry {
+				from := g[(u*q.tx+a*q.ty)*q.r+v*q.tx:]
+				for b := range q.ry {
+					to[a*q.ry+b] = from[b*q.ty]
 				}
 			}
 		}
 	}
-	ridge := damping * trace / float64(size)
-	if !(ridge > 0) {
-		ridge = 1
-	}
-	// Where ΔW has a smaller rank than its update, nearly all of the matrix may
-	// be rounding error: more damping then finds one of many equal solutions.
-	added := 0.0
-	for ; ridge < 1e-2*trace || added == 0; ridge *= 1e3 {
-		for i := range size {
-			nm.SetSym(i, i, nm.At(i, i)+ridge-added)
-		}
-		added = ridge
-		var chol mat.Cholesky
-		if chol.Factorize(nm) {
-			return &chol, ridge, nil
+	prod := make([]float64, q.s*q.s*xs)
+	kernel.GemmF64(nil, false, true, q.s*q.s, xs, pairs, 1, mm, pairs, gg, pairs, 0, prod, xs)
+	size := q.s * q.rx
+	nm := make([]float64, size*size)
+	for k := range q.s {
+		for l := range q.s {
+			for u := range q.rx {
+				copy(nm[(k*q.rx+u)*size+l*q.rx:][:q.rx], prod[(k*q.s+l)*xs+u*q.rx:])
+			}
 		}
 	}
-	return nil, 0, fmt.Errorf("least squares problem of size %d is not positive definite", size)
+	return nm
 }
 
 // improve solves for both sides of h in turn, twice.
