@@ -35,7 +35,9 @@
 //	adapter_model.safetensors the chosen metric if there was an evaluation, else the last
 //	run.json                  options and results, written last: the run is done
 //
-// Each file is replaced as a whole, but for metrics.jsonl, which grows by lines.
+// Each file is replaced as a whole, but for metrics.jsonl, which grows by lines. A
+// run that replaces another grows in a directory beside it, and takes its place with
+// the first state that is saved: what fails before leaves the old run as it was.
 //
 // # Resuming
 //

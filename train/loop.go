@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 )
 
@@ -22,6 +23,10 @@ type run struct {
 	prefix *prefixRun   // nil without one
 	cache  *prefixCache // of the training data
 	log    *os.File
+	dir    string // of the files
+
+	replaces bool            // the directory holds another run, to be replaced
+	next     *atomicfile.Dir // the directory that will take its place; nil once it has
 
 	plan      *task.Plan // of epoch planEpoch
 	planEpoch int
@@ -44,6 +49,9 @@ func (r *run) close() {
 	}
 	if r.log != nil {
 		r.log.Close()
+	}
+	if r.next != nil {
+		r.next.Abort()
 	}
 }
 

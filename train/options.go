@@ -15,7 +15,8 @@ import (
 // Options say how a job is trained.
 type Options struct {
 	// Dir is the directory of the run. Without Resume it must not exist or be
-	// empty, unless Replace, which removes an older run's files from it.
+	// empty, unless Replace: then it is replaced as a whole, when the state is first
+	// saved or the run is done. Until then it stays as it is.
 	Dir             string
 	Resume, Replace bool
 

@@ -63,17 +63,29 @@ func ReadSummary(dir string) (*Summary, error) {
 
 const summarySchema = 1
 
-func (r *run) path(name string) string { return filepath.Join(r.o.Dir, name) }
+func (r *run) path(name string) string { return filepath.Join(r.dir, name) }
+
+// realDir is dir without links, as far as it exists: what is replaced is the
+// directory and not a link to it.
+func realDir(dir string) string {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		return real
+	}
+	return filepath.Clean(dir)
+}
 
 // lockRun keeps a second process from training into the same directory. Where the
 // lock, which lies beside the directory, may not be made there is none.
 func lockRun(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o777); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
 		return nil, err
 	}
 	l, err := atomicfile.NewLock(dir)
 	if errors.Is(err, fs.ErrPermission) {
 		return func() {}, nil
+	}
+	if err == nil {
+		atomicfile.Sweep(atomicfile.OS, dir) // of a run that was to replace this one and was killed
 	}
 	return l.Unlock, err
 }
@@ -107,37 +119,26 @@ func (r *run) open() (*Result, error) {
 }
 
 // begin makes the directory with the log: not before the device is ready, so
-// that a run that cannot start leaves nothing behind.
+// that a run that cannot start leaves nothing behind. A run that replaces another
+// has a directory beside it until it is worth keeping, see publish.
 func (r *run) begin() error {
-	if err := os.MkdirAll(r.o.Dir, 0o777); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	return r.openLog()
-}
-
-// fresh makes sure that nothing of an older run is in the way.
-func (r *run) fresh() error {
-	entries, err := os.ReadDir(r.o.Dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	if len(entries) > 0 && !r.o.Replace {
-		return fmt.Errorf("%s is not empty; resume the run, replace it, or choose another directory: %w", r.o.Dir, ErrExists)
-	}
-	for _, name := range []string{RunFile, StateFile, "adapter_model.safetensors", "adapter_config.json", MetricsFile, savingDir} {
-		if err := os.RemoveAll(r.path(name)); err != nil {
+	if !r.replaces {
+		if err := os.MkdirAll(r.dir, 0o777); err != nil {
 			return fmt.Errorf("train: %w", err)
 		}
+		return r.openLog()
 	}
-	return nil
+	next, err := atomicfile.NewDirLocked(r.dir, true)
+	if err != nil {
+		return fmt.Errorf("train: replace %s: %w", r.o.Dir, err)
+	}
+	r.next, r.dir = next, next.Path()
+	return r.openLog()
 }
 
 // finished returns the result of a run that is done.
 func (r *run) finished() (*Result, error) {
-	s, err := ReadSummary(r.o.Dir)
+	s, err := ReadSummary(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, r.resumable()
 	}
@@ -156,7 +157,7 @@ func (r *run) finished() (*Result, error) {
 // resumable refuses a directory without a state that holds something else than
 // the log of a run that was killed before it first saved.
 func (r *run) resumable() error {
-	entries, err := os.ReadDir(r.o.Dir)
+	entries, err := os.ReadDir(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -250,6 +251,9 @@ func (r *run) save() error {
 	if err := atomicfile.WriteFile(r.path(StateFile), 0o666, s.write); err != nil {
 		return fmt.Errorf("train: save: %w", err)
 	}
+	if err := r.publish(); err != nil {
+		return fmt.Errorf("train: save: %w", err)
+	}
 	r.lastSave, r.savedStep = r.o.Now(), r.s.Step
 	r.o.Event(Event{Type: EventSaved, Step: r.s.Step, Steps: r.steps, Epoch: r.lastEpoch(), BestStep: r.s.BestStep})
 	return nil
@@ -292,6 +296,9 @@ func (r *run) finish() (*Result, error) {
 	if err := os.Remove(r.path(StateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("train: %w", err)
 	}
+	if err := r.publish(); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
 	r.o.Event(done)
 	return res, nil
 }
@@ -321,5 +328,5 @@ func (r *run) saveAdapter(params []float32) error {
 	if err := os.Remove(dir); err != nil {
 		return err
 	}
-	return atomicfile.OS.SyncPath(r.o.Dir)
+	return atomicfile.OS.SyncPath(r.dir)
 }

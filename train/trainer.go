@@ -179,15 +179,23 @@ func joined(names []string) string { return strings.Join(names, ", ") }
 // that wraps ErrDiverged and names the step; the last state saved before it is
 // kept.
 func (t *Trainer) Run(ctx context.Context) (*Result, error) {
-	r := &run{Trainer: t, start: t.o.Now(), config: t.config()}
-	unlock, err := lockRun(t.o.Dir)
+	r := &run{Trainer: t, dir: realDir(t.o.Dir), start: t.o.Now(), config: t.config()}
+	unlock, err := lockRun(r.dir)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	defer unlock()
 	done, err := r.open()
-	if err != nil || done != nil {
-		return done, err
+	if err != nil {
+		return nil, err
+	}
+	if done != nil {
+		epoch, err := t.epochOf(done.Steps)
+		if err != nil {
+			return nil, err
+		}
+		t.o.Event(Event{Type: EventDone, Step: done.Steps, Steps: t.steps, Epoch: epoch, Metrics: done.Metrics, BestStep: done.BestStep})
+		return done, nil
 	}
 	defer r.close()
 	if err := r.compile(); err != nil {
@@ -203,6 +211,20 @@ func (t *Trainer) Run(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	return r.finish()
+}
+
+// epochOf is the epoch that a step, counted from 1, belongs to.
+func (t *Trainer) epochOf(step int) (int, error) {
+	plan := t.first
+	for epoch := 0; ; epoch++ {
+		if step -= plan.Steps(); step <= 0 {
+			return epoch, nil
+		}
+		var err error
+		if plan, err = t.job.Data.Plan(epoch+1, t.o.Batch); err != nil {
+			return 0, fmt.Errorf("train: %w", err)
+		}
+	}
 }
 
 // elapsed is the time spent on the run, before a resumption too.

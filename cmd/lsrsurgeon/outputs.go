@@ -122,12 +122,15 @@ func replaceable(dir string) bool {
 	if len(entries) == 0 {
 		return true
 	}
-	for _, n := range []string{"adapter_config.json", "config.json", "model.safetensors", "model.safetensors.index.json", "run.json", "train_state.safetensors", "metrics.jsonl"} {
+	for _, n := range []string{"adapter_config.json", "model.safetensors.index.json", "run.json", "metrics.jsonl"} {
 		if exists(filepath.Join(dir, n)) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return filepath.Ext(e.Name()) == ".onnx" })
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		ext := filepath.Ext(e.Name())
+		return ext == ".onnx" || ext == ".safetensors"
+	})
 }
 
 // samePlace says whether two paths are one file or directory, following links.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -137,6 +138,9 @@ func runTrain(ctx context.Context, a *app, path string, o *trainOptions) error {
 	if !o.resume && !o.dryRun {
 		if err := a.checkAllOutputs([]string{path, s.ck.Path(), o.data, o.evalData}, o.out); err != nil {
 			return err
+		}
+		if exists(filepath.Join(o.out, "config.json")) { // an adapter beside it would be taken for one of this model
+			return &usageError{msg: "output " + o.out + " holds a model, and a run replaces runs only", hint: "choose another directory"}
 		}
 	}
 	bar := a.progress("train")

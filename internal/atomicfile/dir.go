@@ -33,10 +33,20 @@ func NewDirFS(fsys FS, final string, replace bool) (*Dir, error) {
 	return ResumeDirFS(fsys, final, replace, nil)
 }
 
+// NewDirLocked is NewDir for who holds the lock of final already (NewLock), and
+// keeps it after Commit or Abort.
+func NewDirLocked(final string, replace bool) (*Dir, error) {
+	return newDir(OS, final, replace, true, nil)
+}
+
 // ResumeDirFS is NewDirFS, but continues with the directory of a process that died
 // while it made the same final, if there is one that accept takes. What it holds is
 // the caller's to judge; the others are removed.
-func ResumeDirFS(fsys FS, final string, replace bool, accept func(temp string) bool) (_ *Dir, err error) {
+func ResumeDirFS(fsys FS, final string, replace bool, accept func(temp string) bool) (*Dir, error) {
+	return newDir(fsys, final, replace, false, accept)
+}
+
+func newDir(fsys FS, final string, replace, locked bool, accept func(temp string) bool) (_ *Dir, err error) {
 	final = filepath.Clean(final)
 	d := &Dir{fs: fsys, final: final, replace: replace, mode: 0o777}
 	if err := d.check(); err != nil {
@@ -51,8 +61,10 @@ func ResumeDirFS(fsys FS, final string, replace bool, accept func(temp string) b
 	if err := d.makeParents(); err != nil {
 		return nil, err
 	}
-	if d.lock, err = NewLock(final); err != nil {
-		return nil, err
+	if !locked {
+		if d.lock, err = NewLock(final); err != nil {
+			return nil, err
+		}
 	}
 	d.temp = tempName(final)
 	keep := ""
