@@ -241,6 +241,8 @@ func (j *journalFile) applyFile(in atomicfile.Source, i int, f journalPart, buf 
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
+	flush := newFlusher()
+	defer func() { err = errors.Join(err, flush.end()) }()
 	for _, t := range j.table.Tiles {
 		if t.File != i {
 			continue
@@ -255,7 +257,7 @@ func (j *journalFile) applyFile(in atomicfile.Source, i int, f journalPart, buf 
 		if _, err := out.WriteAt(b, t.To); err != nil {
 			return err
 		}
-		out.StartSync(t.To, t.N)
+		flush.add(out, t.N)
 	}
 	return out.Sync()
 }

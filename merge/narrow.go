@@ -124,20 +124,26 @@ func (r *rounder) rowOfHalves(dst, src []byte, d []float32, bound, size float64,
 	doubt := grow(&r.doubt, (len(d)+7)/8)
 	add(dst, src, d, up32(bound), float32(math.Ldexp(1, -min(max(e, -126), 126))), doubt, &s)
 	r.sums.addKernel(&s)
-	return r.eachDoubt(doubt, func(k int) error {
-		c := binary.LittleEndian.Uint16(src[2*k:])
-		w := float64(tensor.BF16ToF32(c))
-		if r.to == tensor.F16 {
-			w = float64(tensor.F16ToF32(c))
+	for g, b := range doubt {
+		for ; b != 0; b &= b - 1 {
+			k := 8*g + bits.TrailingZeros8(b)
+			c := binary.LittleEndian.Uint16(src[2*k:])
+			w := tensor.BF16ToF32(c)
+			if r.to == tensor.F16 {
+				w = tensor.F16ToF32(c)
+			}
+			x := 0.0
+			if exact != nil {
+				x = exact[k]
+			} else {
+				x = r.t.at(i, c0+k)
+			}
+			if err := r.one(dst, src, float64(w), x, i, c0, k); err != nil {
+				return err
+			}
 		}
-		x := 0.0
-		if exact != nil {
-			x = exact[k]
-		} else {
-			x = r.t.at(i, c0+k)
-		}
-		return r.one(dst, src, w, x, i, c0, k)
-	})
+	}
+	return nil
 }
 
 // narrowed is rowOfHalves for an update in float64.
@@ -164,14 +170,10 @@ func (r *rounder) nearestF32(dst, src []byte, w, d []float64, i, c0 int) error {
 	doubt := grow(&r.doubt, (len(d)+7)/8)
 	kernel.AddRoundF32(dst, from, d, r.t.errBound*(1+0x1p-40)+tiniest32, 1, doubt, &s)
 	r.sums.addKernel(&s)
-	return r.eachDoubt(doubt, func(k int) error { return r.one(dst, src, w[k], d[k], i, c0, k) })
-}
-
-// eachDoubt calls f with the elements whose bits are set.
-func (r *rounder) eachDoubt(doubt []uint8, f func(k int) error) error {
 	for g, b := range doubt {
 		for ; b != 0; b &= b - 1 {
-			if err := f(8*g + bits.TrailingZeros8(b)); err != nil {
+			k := 8*g + bits.TrailingZeros8(b)
+			if err := r.one(dst, src, w[k], d[k], i, c0, k); err != nil {
 				return err
 			}
 		}

@@ -39,7 +39,9 @@ func (p *Plan) Run(ctx context.Context, out string, progress func(done, total in
 	if err != nil {
 		return nil, err
 	}
-	if err := p.writeManifest(ctx, s); err != nil {
+	synced := p.startSync(s)
+	err = p.writeManifest(ctx, s)
+	if err := errors.Join(err, synced()); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -48,7 +50,24 @@ func (p *Plan) Run(ctx context.Context, out string, progress func(done, total in
 	return rep, s.commit()
 }
 
-// writeManifest reads the output back while the system writes it to disk.
+// startSync brings the weight files to disk while more is done with them; the
+// function that it returns waits for that. A small output is left to the commit.
+func (p *Plan) startSync(s *sink) (wait func() error) {
+	if s.dir == nil || p.Bytes() < flushBytes {
+		return func() error { return nil }
+	}
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for i := range p.files {
+			err = errors.Join(err, p.o.FS.SyncPath(filepath.Join(s.dir.Path(), p.files[i].name)))
+		}
+		done <- err
+	}()
+	return func() error { return <-done }
+}
+
+// writeManifest reads the output back.
 func (p *Plan) writeManifest(ctx context.Context, s *sink) error {
 	if p.o.Manifest == nil || s.dir == nil {
 		return nil
@@ -84,6 +103,7 @@ type run struct {
 	undo    *undoWriter
 	saver   *saver       // of progress
 	journal *journalFile // of a merge in place: where tiles go instead of out
+	flusher *flusher
 }
 
 func (r *run) run() (rep *Report, err error) {
@@ -129,7 +149,7 @@ func (r *run) close() (err error) {
 }
 
 // work does the jobs that are not done yet.
-func (r *run) work() error {
+func (r *run) work() (err error) {
 	var todo []int
 	var before, total int64
 	for i := range r.jobs {
@@ -140,7 +160,9 @@ func (r *run) work() error {
 			todo = append(todo, i)
 		}
 	}
-	err := parallel(r.ctx, r.p.o.Workers, len(todo), func(k int, b *buffers) (int64, error) {
+	r.flusher = newFlusher()
+	defer func() { err = errors.Join(err, r.flusher.end()) }()
+	err = parallel(r.ctx, r.p.o.Workers, len(todo), func(k int, b *buffers) (int64, error) {
 		j := &r.jobs[todo[k]]
 		err := r.do(j, b)
 		if err == nil && r.saver != nil {
@@ -251,7 +273,7 @@ func (r *run) do(j *job, b *buffers) error {
 		if err := out.CopyAt(r.in[j.src].File(), j.from, j.to, j.n); err != nil {
 			return r.readError(j.src, "", err)
 		}
-		out.StartSync(j.to, j.n)
+		r.flusher.add(out, j.n)
 		return nil
 	}
 	w := j.work
@@ -272,7 +294,7 @@ func (r *run) do(j *job, b *buffers) error {
 	if _, err := out.WriteAt(b.dst, to); err != nil {
 		return err
 	}
-	out.StartSync(to, j.n)
+	r.flusher.add(out, j.n)
 	if r.undo != nil && j.undoSlot >= 0 {
 		if err := r.addUndo(j, b); err != nil {
 			return err

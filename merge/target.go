@@ -106,9 +106,17 @@ func (t *target) block(dst, tmp []float64, r0, r1, c0, c1 int) {
 func (t *target) at(i, j int) float64 {
 	var sum float64
 	for k := range t.terms {
+		d := t.terms[k].delta
 		var s float64
-		t.terms[k].each(i, j, func(x, y float64) { s += x * y })
-		sum += t.terms[k].weight * t.terms[k].delta.Scale * s
+		if d.Kron != nil {
+			t.terms[k].each(i, j, func(x, y float64) { s += x * y })
+		} else {
+			b := d.B[j:]
+			for l, a := range d.A[i*d.R:][:d.R] {
+				s += a * b[l*d.Out]
+			}
+		}
+		sum += t.terms[k].weight * d.Scale * s
 	}
 	return sum
 }

@@ -439,7 +439,6 @@ func TestCopyAt(t *testing.T) {
 		if err := cp(h, from, to, n); err != nil {
 			t.Fatal(err)
 		}
-		h.StartSync(0, 100)
 		got := read(t, h.Name())
 		if len(got) != to+n || got[:to] != "\x00\x00\x00\x00\x00" || got[to:] != string(data[from:from+n]) {
 			t.Errorf("%s: bytes differ", name)

@@ -219,5 +219,4 @@ func (Unsynced) SyncPath(name string) error {
 
 type unsynced struct{ Handle }
 
-func (unsynced) Sync() error          { return nil }
-func (unsynced) StartSync(_, _ int64) {}
+func (unsynced) Sync() error { return nil }

@@ -44,8 +44,6 @@ type Handle interface {
 	CopyAt(src *os.File, from, to, n int64) error
 	Truncate(size int64) error
 	Chmod(mode os.FileMode) error
-	// StartSync asks for the range to be written to disk without waiting for it.
-	StartSync(off, n int64)
 	Sync() error
 	Close() error
 	Name() string
@@ -128,8 +126,7 @@ func (s source) File() *os.File                          { return s.f }
 
 type handle struct{ *os.File }
 
-func (h *handle) Sync() error            { return tolerate(h.File.Sync()) }
-func (h *handle) StartSync(off, n int64) { startSync(h.File, off, n) }
+func (h *handle) Sync() error { return tolerate(h.File.Sync()) }
 
 func (h *handle) CopyAt(src *os.File, from, to, n int64) error {
 	done, err := copyRange(h.File, src, from, to, n)

@@ -58,8 +58,3 @@ func copyRange(dst, src *os.File, from, to, n int64) (done int64, err error) {
 	}
 	return done, nil
 }
-
-func startSync(f *os.File, off, n int64) {
-	// Only advice: a file system without it syncs at the end.
-	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
-}

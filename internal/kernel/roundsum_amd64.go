@@ -5,20 +5,25 @@ package kernel
 import "math"
 
 func archAddRoundBF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
-	return groups32(addRoundBF16AVX2, dst, src, d, bound, scale, doubt, s)
-}
-
-func archAddRoundF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
-	return groups32(addRoundF16AVX2, dst, src, d, bound, scale, doubt, s)
-}
-
-// groups32 does the elements of whole groups of eight.
-func groups32(f func(dst, src *byte, d *float32, n int, bound, scale float32, doubt *uint8, sums *[40]float32), dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
 	if len(d) < 8 {
 		return 0
 	}
 	var a [40]float32
-	f(&dst[0], &src[0], &d[0], len(d), bound, scale, &doubt[0], &a)
+	addRoundBF16AVX2(&dst[0], &src[0], &d[0], len(d), bound, scale, &doubt[0], &a)
+	return groups32(&a, len(d), scale, s)
+}
+
+func archAddRoundF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
+	if len(d) < 8 {
+		return 0
+	}
+	var a [40]float32
+	addRoundF16AVX2(&dst[0], &src[0], &d[0], len(d), bound, scale, &doubt[0], &a)
+	return groups32(&a, len(d), scale, s)
+}
+
+// groups32 adds the sums of whole groups of eight.
+func groups32(a *[40]float32, n int, scale float32, s *RoundSums) int {
 	var sums goSums
 	for l := range 8 {
 		sums.Same += int64(math.Float32bits(a[l]))
@@ -28,7 +33,7 @@ func groups32(f func(dst, src *byte, d *float32, n int, bound, scale float32, do
 		sums.MaxErr = max(sums.MaxErr, float64(a[32+l]))
 	}
 	sums.addTo(s, float64(scale))
-	return len(d) &^ 7
+	return n &^ 7
 }
 
 func archAddRoundF32(dst, src []byte, d []float64, bound, scale float64, doubt []uint8, s *RoundSums) int {

@@ -8,11 +8,17 @@ package kernel
 // group, with the bits of the elements that are in doubt; sums, eight lanes each: same, zero (as
 // integers), scaled sums of squares of error and update, greatest scaled error. The reference is
 // goAddRoundBF16.
+//
+//go:noescape
 func addRoundBF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
 
 // addRoundF16AVX2 is addRoundBF16AVX2 for float16; it needs F16C. The reference is goAddRoundF16.
+//
+//go:noescape
 func addRoundF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
 
 // addRoundF32AVX2 is addRoundBF16AVX2 for float32 elements and float64 updates, with four lanes
 // in sums. The reference is goAddRoundF32.
+//
+//go:noescape
 func addRoundF32AVX2(dst *byte, src *byte, d *float64, n int, bound float64, scale float64, doubt *uint8, sums *[20]float64)

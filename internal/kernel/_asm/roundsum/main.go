@@ -43,6 +43,7 @@ type loop struct {
 
 func gen(name, d, real string, doc []string, broadcast func(...Op), body func(*loop)) {
 	TEXT(name, NOSPLIT, "func(dst, src *byte, d *"+real+", n int, bound, scale "+real+", doubt *uint8, sums *["+d+"]"+real+")")
+	Pragma("noescape")
 	Doc(doc...)
 	l := &loop{nil0: YMM(), done: GP64(), bound: YMM(), scale: YMM()}
 	l.dst, l.src = Load(Param("dst"), GP64()), Load(Param("src"), GP64())
