@@ -9,11 +9,13 @@ import (
 
 // Sizes of the pieces of work. Results of error feedback depend on tileElems.
 const (
-	tileElems  = 1 << 20  // elements of a tile
-	blockElems = 1 << 15  // elements of an update at hand: 256 KiB of float64, within L2
-	blockCols  = 256      // columns of a block
-	rowsElems  = 1 << 18  // elements of a block of whole rows
-	copyBytes  = 32 << 20 // bytes of a range to copy
+	tileElems   = 1 << 20 // elements of a tile
+	blockElems  = 1 << 15 // elements of an update at hand: 256 KiB of float64, within L2
+	blockCols   = 256     // columns of a block
+	directCols  = 2048
+	directElems = 1 << 15
+	rowsElems   = 1 << 18  // elements of a block of whole rows
+	copyBytes   = 32 << 20 // bytes of a range to copy
 )
 
 // job is a range to copy or a tile to compute.

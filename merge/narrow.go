@@ -93,8 +93,26 @@ func float32s(x []float64) []float32 {
 	return y
 }
 
-// block is target.block in float32.
-func (n *narrow32) block(dst []float32, r0, r1, c0, c1, cols int) {
+// panel copies columns [c0, c1) of all B to where they lie close together: rows that are a power
+// of two apart fall on the same few lines of a cache. The pad keeps them from that.
+func (n *narrow32) panel(buf *[]float32, c0, c1, cols int) {
+	ld, at := c1-c0+panelPad, 0
+	for _, t := range n.terms {
+		at += t.rank * ld
+	}
+	p := grow(buf, at)
+	for _, t := range n.terms {
+		for k := range t.rank {
+			copy(p, t.b[k*cols+c0:k*cols+c1])
+			p = p[ld:]
+		}
+	}
+}
+
+const panelPad = 16
+
+// block is target.block in float32, for the columns of a panel.
+func (n *narrow32) block(dst, panel []float32, r0, r1, cols int) {
 	if len(n.terms) == 0 {
 		clear(dst)
 	}
@@ -103,7 +121,8 @@ func (n *narrow32) block(dst []float32, r0, r1, c0, c1, cols int) {
 		if k == 0 {
 			beta = 0
 		}
-		kernel.Gemm(nil, false, false, r1-r0, c1-c0, t.rank, t.alpha, t.a[r0*t.rank:], t.rank, t.b[c0:], cols, beta, dst, c1-c0)
+		kernel.Gemm(nil, false, false, r1-r0, cols, t.rank, t.alpha, t.a[r0*t.rank:], t.rank, panel, cols+panelPad, beta, dst, cols)
+		panel = panel[t.rank*(cols+panelPad):]
 	}
 }
 

@@ -55,7 +55,7 @@ func parallel(ctx context.Context, workers, n int, do func(i int, b *buffers) (i
 type buffers struct {
 	src, dst, base     []byte
 	delta, tmp, base64 []float64
-	delta32            []float32
+	delta32, panel     []float32
 	rowCarry, colCarry []float64
 }
 

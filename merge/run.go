@@ -358,19 +358,26 @@ func (r *run) compute(j *job, t *target, b *buffers) error {
 		from = tensor.F32
 	}
 	round := newRounder(t, from, w.t.dtype, &r.p.o, w.t.name, w.inputLast)
+	direct := round.halves() && t.narrow != nil && t.scale == nil
 	m, n := j.r1-j.r0, min(j.c1-j.c0, blockCols)
-	if t.wholeRows {
+	switch {
+	case direct:
+		n = min(j.c1-j.c0, directCols)
+		m = min(m, max(1, directElems/n))
+	case t.wholeRows:
 		m, n = min(m, max(1, rowsElems/w.cols)), w.cols
-	} else {
+	default:
 		m = min(m, blockElems/n)
 	}
-	direct := round.halves() && t.narrow != nil && t.scale == nil
 	rowCarry := grow(&b.rowCarry, j.r1-j.r0)
 	clear(rowCarry)
 	for c := j.c0; c < j.c1; c += n {
 		cn := min(n, j.c1-c)
 		colCarry := grow(&b.colCarry, cn)
 		clear(colCarry)
+		if direct {
+			t.narrow.panel(&b.panel, c, c+cn, t.cols)
+		}
 		for i := j.r0; i < j.r1; i += m {
 			im := min(m, j.r1-i)
 			x := rect{i, i + im, c, c + cn}
@@ -429,7 +436,7 @@ func (r *run) block(j *job, t *target, b *buffers, round *rounder, x rect, rowCa
 func (r *run) directBlock(j *job, t *target, b *buffers, round *rounder, x rect) error {
 	n := x.c1 - x.c0
 	d := grow(&b.delta32, (x.r1-x.r0)*n)
-	t.narrow.block(d, x.r0, x.r1, x.c0, x.c1, t.cols)
+	t.narrow.block(d, b.panel, x.r0, x.r1, n)
 	for i := x.r0; i < x.r1; i++ {
 		row := d[(i-x.r0)*n:][:n]
 		if err := round.rowOfHalves(x.bytes(b.dst, j, i, 2), x.bytes(b.src, j, i, 2), row, t.narrow.bound[i], t.narrow.size[i], nil, i, x.c0); err != nil {
