@@ -2,6 +2,7 @@ package onnxmodel
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 )
@@ -42,8 +42,8 @@ type Written struct {
 // where it has none), its external data, those that the edit made, and what
 // is to be carried.
 //
-// External data stay external. A file alone cannot hold them, except where it
-// lies in the directory of the base model, whose data it then shares.
+// External data stay external: beside a file they are named after it, see [Place].
+// A file in the directory of the base model shares the base's data.
 func Write(m *onnx.Model, e *onnx.Edit, out string, o WriteOptions) (*Written, error) {
 	if o.FS == nil {
 		o.FS = atomicfile.OS
@@ -61,35 +61,57 @@ func Write(m *onnx.Model, e *onnx.Edit, out string, o WriteOptions) (*Written, e
 		return nil, err
 	}
 	w := &Written{Notes: plan.Notes}
-	if file {
-		err = writeOne(m, plan, out, o)
-	} else {
-		err = writeDir(m, plan, out, o, w)
-	}
-	if err != nil {
-		return nil, err
-	}
 	for i := range plan.Files {
 		w.Files = append(w.Files, plan.Files[i].Name)
 		w.Bytes += plan.Files[i].Size
+	}
+	switch {
+	case !file:
+		err = writeDir(m, plan, out, o, w)
+	case len(plan.Files) > 1 || len(m.ExternalFiles()) > 0 && !sameDir(filepath.Dir(out), filepath.Dir(m.Path)):
+		err = writeBeside(m, plan, out, o, w)
+	default:
+		err = writeOne(plan, out, o)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return w, nil
 }
 
 // writeOne writes a model that is one file.
-func writeOne(m *onnx.Model, plan *onnx.Output, out string, o WriteOptions) error {
-	if len(plan.Files) > 1 {
-		return &formats.Error{Path: out, Reason: "the model needs external data: " + strings.Join(plan.Notes, "; "), Hint: "give a directory as the output", Err: formats.ErrUnsupported}
-	}
-	if ext := m.ExternalFiles(); len(ext) > 0 && !sameDir(filepath.Dir(out), filepath.Dir(m.Path)) {
-		return &formats.Error{Path: out, Reason: "the model has external data (" + strings.Join(ext, ", ") + ")", Hint: "give a directory as the output, or a file beside the base model, to share its data", Err: formats.ErrUnsupported}
-	}
-	if !o.Replace {
-		if _, err := os.Lstat(out); err == nil {
-			return fmt.Errorf("%s: %w", out, atomicfile.ErrExists)
-		}
+func writeOne(plan *onnx.Output, out string, o WriteOptions) error {
+	if err := absent(out, o.Replace); err != nil {
+		return err
 	}
 	return atomicfile.WriteFileFS(o.FS, out, 0o666, func(w io.Writer) error { return copyOut(&plan.Files[0], w) })
+}
+
+// absent fails where an output exists that may not be replaced.
+func absent(out string, replace bool) error {
+	if _, err := os.Lstat(out); err == nil && !replace {
+		return fmt.Errorf("%s: %w", out, atomicfile.ErrExists)
+	}
+	return nil
+}
+
+// writeBeside writes a model that is a file with external data beside it.
+func writeBeside(m *onnx.Model, plan *onnx.Output, out string, o WriteOptions, w *Written) (err error) {
+	if err := absent(out, o.Replace); err != nil {
+		return err
+	}
+	lock, err := atomicfile.NewLock(out)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	stage := StagingDir(out)
+	defer func() { err = errors.Join(err, o.FS.RemoveAll(stage)) }()
+	if err := writeDir(m, plan, stage, WriteOptions{FS: o.FS, Replace: true}, w); err != nil {
+		return err
+	}
+	w.Files, err = Place(filepath.Join(stage, plan.Files[0].Name), out, o.Replace, o.FS)
+	return err
 }
 
 func sameDir(a, b string) bool {

@@ -5,11 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/testkit"
@@ -56,17 +54,21 @@ func TestWrite(t *testing.T) {
 	}
 	inputs := padded(sequences, false)
 	want := merged(t, x, a, inputs)[onnxmodel.OutLogits]
-	for _, path := range []string{filepath.Join(out, "model.onnx"), filepath.Join(src, "beside.onnx")} {
-		if filepath.Dir(path) == src {
-			if _, err := onnxmodel.Write(x, in.Edit, path, onnxmodel.WriteOptions{}); err != nil {
+	for _, path := range []string{filepath.Join(out, "model.onnx"), filepath.Join(src, "beside.onnx"), filepath.Join(dir, "alone.onnx")} {
+		if filepath.Dir(path) != out {
+			w, err := onnxmodel.Write(x, in.Edit, path, onnxmodel.WriteOptions{})
+			if err != nil {
 				t.Fatal(err)
+			}
+			if filepath.Dir(path) == dir && !slices.Equal(w.Files, []string{"alone.onnx", "alone.onnx.data"}) {
+				t.Errorf("files %q", w.Files)
 			}
 		}
 		got := evaluate(t, open(t, path), inputs)[onnxmodel.OutLogits]
 		testkit.Compare(t, path, float32s(got.data), want.data, 1e-5, 1e-5)
 	}
-	if _, err := onnxmodel.Write(x, in.Edit, filepath.Join(dir, "alone.onnx"), onnxmodel.WriteOptions{}); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), "external data") {
-		t.Errorf("alone: %v", err)
+	if _, err := onnxmodel.Write(x, in.Edit, filepath.Join(dir, "alone.onnx"), onnxmodel.WriteOptions{}); !errors.Is(err, atomicfile.ErrExists) {
+		t.Errorf("over an existing model with data: %v", err)
 	}
 	if _, err := onnxmodel.Write(x, in.Edit, out, onnxmodel.WriteOptions{}); !errors.Is(err, atomicfile.ErrExists) {
 		t.Errorf("over an existing directory: %v", err)
@@ -84,11 +86,16 @@ func TestWriteFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"out.onnx", "out"} {
+	data := open(t, withData(t, t.TempDir(), 1))
+	for _, name := range []string{"out.onnx", "out", "data.onnx"} {
 		for n := 1; ; n++ {
 			f := &atomicfile.Faults{Under: atomicfile.OS, FailAt: n}
 			out := filepath.Join(t.TempDir(), name)
-			_, err := onnxmodel.Write(m, in.Edit, out, onnxmodel.WriteOptions{FS: f})
+			m, e := m, in.Edit
+			if name == "data.onnx" {
+				m, e = data, onnx.NewEdit(data)
+			}
+			_, err := onnxmodel.Write(m, e, out, onnxmodel.WriteOptions{FS: f})
 			if f.Failed() == "" {
 				if err != nil || n < 4 {
 					t.Errorf("%s: %v after %d operations", name, err, n)
