@@ -2,11 +2,8 @@ package merge
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -179,42 +176,10 @@ func (r *run) replaced() error {
 
 // manifest is the one of the directory as it will be.
 func (r *run) manifest() (*manifest.Manifest, error) {
-	known := r.p.knownSums()
-	if known == nil {
-		known = map[string]manifest.TensorSum{}
-	}
-	if err := r.journalSums(known); err != nil {
-		return nil, err
-	}
 	extra := map[string][]byte{}
 	for _, f := range r.journal.table.Replace {
 		extra[f.Name] = f.Data
 	}
-	o := manifest.Options{Workers: r.p.o.Workers, Known: known, Replaced: extra, Skip: []string{JournalFile, UndoFile}}
+	o := manifest.Options{Workers: r.p.o.Workers, Known: r.knownSums(), Replaced: extra, Skip: []string{JournalFile, UndoFile}}
 	return manifest.Make(r.ctx, r.journal.dir, *r.p.o.Manifest, o)
-}
-
-// journalSums are the checksums of the touched tensors.
-func (r *run) journalSums(known map[string]manifest.TensorSum) error {
-	in, err := r.p.o.FS.Open(r.journal.path())
-	if err != nil {
-		return err
-	}
-	defer in.Close() // only read
-	h := sha256.New()
-	buf := make([]byte, 1<<20)
-	for i := range r.jobs {
-		j := &r.jobs[i]
-		t := j.work.t
-		if j.tile == 0 {
-			h.Reset()
-		}
-		if _, err := io.CopyBuffer(struct{ io.Writer }{h}, io.NewSectionReader(in, j.journal, j.n), buf); err != nil {
-			return err
-		}
-		if j.tile == len(j.work.sums)-1 {
-			known[t.name] = manifest.TensorSum{DType: t.src.TypeName(), Shape: t.shape, SHA256: hex.EncodeToString(h.Sum(nil))}
-		}
-	}
-	return nil
 }

@@ -46,6 +46,7 @@ type work struct {
 	err    error
 	left   atomic.Int32 // tiles to do
 	sums   []sums       // per tile
+	sum    *tileSum     // nil without a manifest
 }
 
 // jobs cuts the plan into pieces, file by file in the order of the data.

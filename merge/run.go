@@ -40,7 +40,7 @@ func (p *Plan) Run(ctx context.Context, out string, progress func(done, total in
 		return nil, err
 	}
 	synced := p.startSync(s)
-	err = p.writeManifest(ctx, s)
+	err = r.writeManifest()
 	if err := errors.Join(err, synced()); err != nil {
 		return nil, err
 	}
@@ -67,26 +67,13 @@ func (p *Plan) startSync(s *sink) (wait func() error) {
 	return func() error { return <-done }
 }
 
-// writeManifest reads the output back.
-func (p *Plan) writeManifest(ctx context.Context, s *sink) error {
-	if p.o.Manifest == nil || s.dir == nil {
+// writeManifest reads back what it does not know the checksums of.
+func (r *run) writeManifest() error {
+	p := r.p
+	if p.o.Manifest == nil || r.sink.dir == nil {
 		return nil
 	}
-	return manifest.WriteIn(ctx, s.dir.Path(), *p.o.Manifest, manifest.Options{Workers: p.o.Workers, Known: p.knownSums()})
-}
-
-// knownSums are the checksums, by the base's manifest, of the tensors that are
-// copied.
-func (p *Plan) knownSums() map[string]manifest.TensorSum {
-	m, err := manifest.Read(p.base.Dir())
-	if err != nil { // without one, all is read
-		return nil
-	}
-	known := m.Sums()
-	for name := range p.touched {
-		delete(known, name)
-	}
-	return known
+	return manifest.WriteIn(r.ctx, r.sink.dir.Path(), *p.o.Manifest, manifest.Options{Workers: p.o.Workers, Known: r.knownSums()})
 }
 
 // run is one execution of a plan.
@@ -160,6 +147,7 @@ func (r *run) work() (err error) {
 			todo = append(todo, i)
 		}
 	}
+	r.beginSums()
 	r.flusher = newFlusher()
 	defer func() { err = errors.Join(err, r.flusher.end()) }()
 	err = parallel(r.ctx, r.p.o.Workers, len(todo), func(k int, b *buffers) (int64, error) {
@@ -295,6 +283,9 @@ func (r *run) do(j *job, b *buffers) error {
 		return err
 	}
 	r.flusher.add(out, j.n)
+	if err := r.addToSum(j, b); err != nil {
+		return err
+	}
 	if r.undo != nil && j.undoSlot >= 0 {
 		if err := r.addUndo(j, b); err != nil {
 			return err

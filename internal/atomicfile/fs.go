@@ -38,6 +38,7 @@ type FS interface {
 type Handle interface {
 	io.Writer
 	io.WriterAt
+	io.ReaderAt
 	// CopyAt copies n bytes of src from offset from to offset to of the
 	// file, inside the kernel where it can: without passing through this process, and
 	// sharing the blocks on file systems that do. Several goroutines may call it.
