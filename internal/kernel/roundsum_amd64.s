@@ -54,85 +54,6 @@ DATA roundsum_inf32<>+24(SB)/4, $0x7f800000
 DATA roundsum_inf32<>+28(SB)/4, $0x7f800000
 GLOBL roundsum_inf32<>(SB), RODATA|NOPTR, $32
 
-// func addRoundBF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·addRoundBF16AVX2(SB), NOSPLIT, $0-56
-	MOVQ         dst+0(FP), CX
-	MOVQ         src+8(FP), DX
-	MOVQ         d+16(FP), BX
-	MOVQ         doubt+40(FP), SI
-	MOVQ         n+24(FP), DI
-	VBROADCASTSS bound+32(FP), Y1
-	VBROADCASTSS scale+36(FP), Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y0, Y0, Y0
-	XORQ         AX, AX
-	SUBQ         $0x08, DI
-	JLT          end
-
-loop:
-	VMOVUPS      roundsum_abs32<>+0(SB), Y8
-	VMOVUPS      roundsum_small32<>+0(SB), Y9
-	VPMOVZXWD    (DX)(AX*2), Y10
-	VPSLLD       $0x10, Y10, Y10
-	VMOVUPS      (BX)(AX*4), Y11
-	VADDPS       Y11, Y10, Y12
-	VANDPS       Y8, Y12, Y14
-	VANDPS       Y8, Y11, Y13
-	VADDPS       Y14, Y13, Y13
-	VFMADD213PS  Y1, Y9, Y13
-	VSUBPS       Y13, Y12, Y9
-	VADDPS       Y13, Y12, Y12
-	VPADDD       roundsum_half<>+0(SB), Y9, Y9
-	VPADDD       roundsum_half<>+0(SB), Y12, Y12
-	VPAND        roundsum_high<>+0(SB), Y9, Y13
-	VPAND        roundsum_high<>+0(SB), Y12, Y12
-	VPCMPEQD     Y13, Y12, Y12
-	VPAND        roundsum_inf32<>+0(SB), Y13, Y9
-	VPCMPEQD     roundsum_inf32<>+0(SB), Y9, Y9
-	VPANDN       Y12, Y9, Y12
-	VMOVMSKPS    Y12, R8
-	XORL         $0xff, R8
-	MOVQ         AX, R9
-	SHRQ         $0x03, R9
-	MOVB         R8, (SI)(R9*1)
-	VPSRLD       $0x10, Y13, Y9
-	VEXTRACTI128 $0x01, Y9, X14
-	VPACKUSDW    X14, X9, X14
-	VMOVDQU      X14, (CX)(AX*2)
-	VMULPS       Y2, Y11, Y9
-	VSUBPS       Y10, Y13, Y14
-	VFMSUB213PS  Y9, Y2, Y14
-	VANDPS       Y12, Y14, Y14
-	VANDPS       Y12, Y9, Y9
-	VFMADD231PS  Y14, Y14, Y5
-	VFMADD231PS  Y9, Y9, Y6
-	VANDPS       Y8, Y14, Y14
-	VMAXPS       Y14, Y7, Y7
-	VCMPPS       $0x00, Y13, Y10, Y8
-	VANDPS       Y12, Y8, Y8
-	VPSUBD       Y8, Y3, Y3
-	VCMPPS       $0x00, Y11, Y0, Y8
-	VANDPS       Y12, Y8, Y8
-	VPSUBD       Y8, Y4, Y4
-	ADDQ         $0x08, AX
-	SUBQ         $0x08, DI
-	JGE          loop
-
-end:
-	MOVQ    sums+48(FP), AX
-	VMOVUPS Y3, (AX)
-	VMOVUPS Y4, 32(AX)
-	VMOVUPS Y5, 64(AX)
-	VMOVUPS Y6, 96(AX)
-	VMOVUPS Y7, 128(AX)
-	VZEROUPPER
-	RET
-
 DATA roundsum_inf16<>+0(SB)/4, $0x7c007c00
 DATA roundsum_inf16<>+4(SB)/4, $0x7c007c00
 DATA roundsum_inf16<>+8(SB)/4, $0x7c007c00
@@ -142,82 +63,6 @@ DATA roundsum_inf16<>+20(SB)/4, $0x7c007c00
 DATA roundsum_inf16<>+24(SB)/4, $0x7c007c00
 DATA roundsum_inf16<>+28(SB)/4, $0x7c007c00
 GLOBL roundsum_inf16<>(SB), RODATA|NOPTR, $32
-
-// func addRoundF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
-// Requires: AVX, AVX2, F16C, FMA3
-TEXT ·addRoundF16AVX2(SB), NOSPLIT, $0-56
-	MOVQ         dst+0(FP), CX
-	MOVQ         src+8(FP), DX
-	MOVQ         d+16(FP), BX
-	MOVQ         doubt+40(FP), SI
-	MOVQ         n+24(FP), DI
-	VBROADCASTSS bound+32(FP), Y1
-	VBROADCASTSS scale+36(FP), Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y0, Y0, Y0
-	XORQ         AX, AX
-	SUBQ         $0x08, DI
-	JLT          end
-
-loop:
-	VMOVUPS     roundsum_abs32<>+0(SB), Y8
-	VMOVUPS     roundsum_small32<>+0(SB), Y9
-	VCVTPH2PS   (DX)(AX*2), Y10
-	VMOVUPS     (BX)(AX*4), Y11
-	VADDPS      Y11, Y10, Y12
-	VANDPS      Y8, Y12, Y14
-	VANDPS      Y8, Y11, Y13
-	VADDPS      Y14, Y13, Y13
-	VFMADD213PS Y1, Y9, Y13
-	VSUBPS      Y13, Y12, Y9
-	VADDPS      Y13, Y12, Y12
-	VCVTPS2PH   $0x00, Y9, X9
-	VCVTPS2PH   $0x00, Y12, X12
-	VMOVDQU     X9, (CX)(AX*2)
-	VCVTPH2PS   X9, Y14
-	VPCMPEQW    X9, X12, X12
-	VMOVDQU     roundsum_inf16<>+0(SB), X13
-	VPAND       X13, X9, X9
-	VPCMPEQW    X13, X9, X9
-	VPANDN      X12, X9, X12
-	VPMOVSXWD   X12, Y9
-	VMOVMSKPS   Y9, R8
-	XORL        $0xff, R8
-	MOVQ        AX, R9
-	SHRQ        $0x03, R9
-	MOVB        R8, (SI)(R9*1)
-	VMULPS      Y2, Y11, Y12
-	VSUBPS      Y10, Y14, Y13
-	VFMSUB213PS Y12, Y2, Y13
-	VANDPS      Y9, Y13, Y13
-	VANDPS      Y9, Y12, Y12
-	VFMADD231PS Y13, Y13, Y5
-	VFMADD231PS Y12, Y12, Y6
-	VANDPS      Y8, Y13, Y13
-	VMAXPS      Y13, Y7, Y7
-	VCMPPS      $0x00, Y14, Y10, Y8
-	VANDPS      Y9, Y8, Y8
-	VPSUBD      Y8, Y3, Y3
-	VCMPPS      $0x00, Y11, Y0, Y8
-	VANDPS      Y9, Y8, Y8
-	VPSUBD      Y8, Y4, Y4
-	ADDQ        $0x08, AX
-	SUBQ        $0x08, DI
-	JGE         loop
-
-end:
-	MOVQ    sums+48(FP), AX
-	VMOVUPS Y3, (AX)
-	VMOVUPS Y4, 32(AX)
-	VMOVUPS Y5, 64(AX)
-	VMOVUPS Y6, 96(AX)
-	VMOVUPS Y7, 128(AX)
-	VZEROUPPER
-	RET
 
 DATA roundsum_abs64<>+0(SB)/8, $0x7fffffffffffffff
 DATA roundsum_abs64<>+8(SB)/8, $0x7fffffffffffffff
@@ -231,113 +76,620 @@ DATA roundsum_small64<>+16(SB)/8, $0x3cc0000000000000
 DATA roundsum_small64<>+24(SB)/8, $0x3cc0000000000000
 GLOBL roundsum_small64<>(SB), RODATA|NOPTR, $32
 
+// func addRoundBF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addRoundBF16AVX2(SB), NOSPLIT, $64-56
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+40(FP), SI
+	MOVQ         n+24(FP), DI
+	VBROADCASTSS bound+32(FP), Y0
+	VMOVUPS      Y0, (SP)
+	VBROADCASTSS scale+36(FP), Y0
+	VMOVUPS      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         AX, AX
+	SUBQ         $0x10, DI
+	JLT          single
+
+loop:
+	VPMOVZXWD    (DX)(AX*2), Y5
+	VPMOVZXWD    16(DX)(AX*2), Y10
+	VPSLLD       $0x10, Y5, Y5
+	VPSLLD       $0x10, Y10, Y10
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VADDPS       32(BX)(AX*4), Y10, Y11
+	VMOVUPS      (BX)(AX*4), Y8
+	VMOVUPS      32(BX)(AX*4), Y13
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y12
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y13, Y13
+	VADDPS       Y7, Y8, Y8
+	VADDPS       Y12, Y13, Y13
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VMULPS       roundsum_small32<>+0(SB), Y13, Y13
+	VADDPS       (SP), Y8, Y8
+	VADDPS       (SP), Y13, Y13
+	VADDPS       Y8, Y6, Y7
+	VADDPS       Y13, Y11, Y12
+	VSUBPS       Y8, Y6, Y6
+	VSUBPS       Y13, Y11, Y11
+	VPADDD       roundsum_half<>+0(SB), Y6, Y6
+	VPADDD       roundsum_half<>+0(SB), Y11, Y11
+	VPADDD       roundsum_half<>+0(SB), Y7, Y7
+	VPADDD       roundsum_half<>+0(SB), Y12, Y12
+	VPAND        roundsum_high<>+0(SB), Y6, Y6
+	VPAND        roundsum_high<>+0(SB), Y11, Y11
+	VPAND        roundsum_high<>+0(SB), Y7, Y7
+	VPAND        roundsum_high<>+0(SB), Y12, Y12
+	VPAND        roundsum_inf32<>+0(SB), Y6, Y8
+	VPAND        roundsum_inf32<>+0(SB), Y11, Y13
+	VPCMPEQD     Y6, Y7, Y7
+	VPCMPEQD     Y11, Y12, Y12
+	VPCMPEQD     roundsum_inf32<>+0(SB), Y8, Y8
+	VPCMPEQD     roundsum_inf32<>+0(SB), Y13, Y13
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y12, Y13, Y12
+	VPSRLD       $0x10, Y6, Y8
+	VPSRLD       $0x10, Y11, Y13
+	VMOVMSKPS    Y7, R8
+	XORL         $0xff, R8
+	MOVQ         AX, R9
+	SHRQ         $0x03, R9
+	MOVB         R8, (SI)(R9*1)
+	VMOVMSKPS    Y12, R8
+	XORL         $0xff, R8
+	MOVQ         AX, R9
+	SHRQ         $0x03, R9
+	MOVB         R8, 1(SI)(R9*1)
+	VEXTRACTI128 $0x01, Y8, X9
+	VEXTRACTI128 $0x01, Y13, X14
+	VPACKUSDW    X9, X8, X8
+	VPACKUSDW    X14, X13, X13
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVDQU      X13, 16(CX)(AX*2)
+	VMOVUPS      32(SP), Y8
+	VMOVUPS      32(SP), Y13
+	VCMPPS       $0x00, Y6, Y5, Y9
+	VCMPPS       $0x00, Y11, Y10, Y14
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VMULPS       32(BX)(AX*4), Y13, Y13
+	VSUBPS       Y5, Y6, Y6
+	VSUBPS       Y10, Y11, Y11
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VPSUBD       Y9, Y0, Y0
+	VPSUBD       Y14, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VFMSUB132PS  32(SP), Y13, Y11
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y14, Y14, Y14
+	VANDPS       Y7, Y8, Y8
+	VANDPS       Y12, Y13, Y13
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VCMPPS       $0x00, 32(BX)(AX*4), Y14, Y14
+	VANDPS       Y7, Y6, Y6
+	VANDPS       Y12, Y11, Y11
+	VFMADD231PS  Y8, Y8, Y3
+	VFMADD231PS  Y13, Y13, Y3
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VFMADD231PS  Y6, Y6, Y2
+	VFMADD231PS  Y11, Y11, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y11
+	VPSUBD       Y9, Y1, Y1
+	VPSUBD       Y14, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+	VMAXPS       Y11, Y4, Y4
+	ADDQ         $0x10, AX
+	SUBQ         $0x10, DI
+	JGE          loop
+
+single:
+	ADDQ         $0x08, DI
+	JLT          end
+	VPMOVZXWD    (DX)(AX*2), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VMOVUPS      (BX)(AX*4), Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y8, Y8
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VADDPS       (SP), Y8, Y8
+	VADDPS       Y8, Y6, Y7
+	VSUBPS       Y8, Y6, Y6
+	VPADDD       roundsum_half<>+0(SB), Y6, Y6
+	VPADDD       roundsum_half<>+0(SB), Y7, Y7
+	VPAND        roundsum_high<>+0(SB), Y6, Y6
+	VPAND        roundsum_high<>+0(SB), Y7, Y7
+	VPAND        roundsum_inf32<>+0(SB), Y6, Y8
+	VPCMPEQD     Y6, Y7, Y7
+	VPCMPEQD     roundsum_inf32<>+0(SB), Y8, Y8
+	VPANDN       Y7, Y8, Y7
+	VPSRLD       $0x10, Y6, Y8
+	VMOVMSKPS    Y7, DX
+	XORL         $0xff, DX
+	MOVQ         AX, DI
+	SHRQ         $0x03, DI
+	MOVB         DL, (SI)(DI*1)
+	VEXTRACTI128 $0x01, Y8, X9
+	VPACKUSDW    X9, X8, X8
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVUPS      32(SP), Y8
+	VCMPPS       $0x00, Y6, Y5, Y9
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VSUBPS       Y5, Y6, Y6
+	VANDPS       Y7, Y9, Y9
+	VPSUBD       Y9, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VXORPS       Y9, Y9, Y9
+	VANDPS       Y7, Y8, Y8
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VANDPS       Y7, Y6, Y6
+	VFMADD231PS  Y8, Y8, Y3
+	VANDPS       Y7, Y9, Y9
+	VFMADD231PS  Y6, Y6, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VPSUBD       Y9, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+
+end:
+	MOVQ    sums+48(FP), AX
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VZEROUPPER
+	RET
+
+// func addRoundF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·addRoundF16AVX2(SB), NOSPLIT, $64-56
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+40(FP), SI
+	MOVQ         n+24(FP), DI
+	VBROADCASTSS bound+32(FP), Y0
+	VMOVUPS      Y0, (SP)
+	VBROADCASTSS scale+36(FP), Y0
+	VMOVUPS      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         AX, AX
+	SUBQ         $0x10, DI
+	JLT          single
+
+loop:
+	VCVTPH2PS   (DX)(AX*2), Y5
+	VCVTPH2PS   16(DX)(AX*2), Y10
+	VADDPS      (BX)(AX*4), Y5, Y6
+	VADDPS      32(BX)(AX*4), Y10, Y11
+	VMOVUPS     (BX)(AX*4), Y8
+	VMOVUPS     32(BX)(AX*4), Y13
+	VANDPS      roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS      roundsum_abs32<>+0(SB), Y11, Y12
+	VANDPS      roundsum_abs32<>+0(SB), Y8, Y8
+	VANDPS      roundsum_abs32<>+0(SB), Y13, Y13
+	VADDPS      Y7, Y8, Y8
+	VADDPS      Y12, Y13, Y13
+	VMULPS      roundsum_small32<>+0(SB), Y8, Y8
+	VMULPS      roundsum_small32<>+0(SB), Y13, Y13
+	VADDPS      (SP), Y8, Y8
+	VADDPS      (SP), Y13, Y13
+	VADDPS      Y8, Y6, Y7
+	VADDPS      Y13, Y11, Y12
+	VSUBPS      Y8, Y6, Y6
+	VSUBPS      Y13, Y11, Y11
+	VCVTPS2PH   $0x00, Y6, X8
+	VCVTPS2PH   $0x00, Y11, X13
+	VCVTPS2PH   $0x00, Y7, X9
+	VCVTPS2PH   $0x00, Y12, X14
+	VMOVDQU     X8, (CX)(AX*2)
+	VMOVDQU     X13, 16(CX)(AX*2)
+	VCVTPH2PS   X8, Y6
+	VCVTPH2PS   X13, Y11
+	VPCMPEQW    X8, X9, X9
+	VPCMPEQW    X13, X14, X14
+	VPAND       roundsum_inf16<>+0(SB), X8, X8
+	VPAND       roundsum_inf16<>+0(SB), X13, X13
+	VPCMPEQW    roundsum_inf16<>+0(SB), X8, X8
+	VPCMPEQW    roundsum_inf16<>+0(SB), X13, X13
+	VPANDN      X9, X8, X9
+	VPANDN      X14, X13, X14
+	VPMOVSXWD   X9, Y7
+	VPMOVSXWD   X14, Y12
+	VMOVMSKPS   Y7, R8
+	XORL        $0xff, R8
+	MOVQ        AX, R9
+	SHRQ        $0x03, R9
+	MOVB        R8, (SI)(R9*1)
+	VMOVMSKPS   Y12, R8
+	XORL        $0xff, R8
+	MOVQ        AX, R9
+	SHRQ        $0x03, R9
+	MOVB        R8, 1(SI)(R9*1)
+	VMOVUPS     32(SP), Y8
+	VMOVUPS     32(SP), Y13
+	VCMPPS      $0x00, Y6, Y5, Y9
+	VCMPPS      $0x00, Y11, Y10, Y14
+	VMULPS      (BX)(AX*4), Y8, Y8
+	VMULPS      32(BX)(AX*4), Y13, Y13
+	VSUBPS      Y5, Y6, Y6
+	VSUBPS      Y10, Y11, Y11
+	VANDPS      Y7, Y9, Y9
+	VANDPS      Y12, Y14, Y14
+	VPSUBD      Y9, Y0, Y0
+	VPSUBD      Y14, Y0, Y0
+	VFMSUB132PS 32(SP), Y8, Y6
+	VFMSUB132PS 32(SP), Y13, Y11
+	VXORPS      Y9, Y9, Y9
+	VXORPS      Y14, Y14, Y14
+	VANDPS      Y7, Y8, Y8
+	VANDPS      Y12, Y13, Y13
+	VCMPPS      $0x00, (BX)(AX*4), Y9, Y9
+	VCMPPS      $0x00, 32(BX)(AX*4), Y14, Y14
+	VANDPS      Y7, Y6, Y6
+	VANDPS      Y12, Y11, Y11
+	VFMADD231PS Y8, Y8, Y3
+	VFMADD231PS Y13, Y13, Y3
+	VANDPS      Y7, Y9, Y9
+	VANDPS      Y12, Y14, Y14
+	VFMADD231PS Y6, Y6, Y2
+	VFMADD231PS Y11, Y11, Y2
+	VANDPS      roundsum_abs32<>+0(SB), Y6, Y6
+	VANDPS      roundsum_abs32<>+0(SB), Y11, Y11
+	VPSUBD      Y9, Y1, Y1
+	VPSUBD      Y14, Y1, Y1
+	VMAXPS      Y6, Y4, Y4
+	VMAXPS      Y11, Y4, Y4
+	ADDQ        $0x10, AX
+	SUBQ        $0x10, DI
+	JGE         loop
+
+single:
+	ADDQ        $0x08, DI
+	JLT         end
+	VCVTPH2PS   (DX)(AX*2), Y5
+	VADDPS      (BX)(AX*4), Y5, Y6
+	VMOVUPS     (BX)(AX*4), Y8
+	VANDPS      roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS      roundsum_abs32<>+0(SB), Y8, Y8
+	VADDPS      Y7, Y8, Y8
+	VMULPS      roundsum_small32<>+0(SB), Y8, Y8
+	VADDPS      (SP), Y8, Y8
+	VADDPS      Y8, Y6, Y7
+	VSUBPS      Y8, Y6, Y6
+	VCVTPS2PH   $0x00, Y6, X8
+	VCVTPS2PH   $0x00, Y7, X9
+	VMOVDQU     X8, (CX)(AX*2)
+	VCVTPH2PS   X8, Y6
+	VPCMPEQW    X8, X9, X9
+	VPAND       roundsum_inf16<>+0(SB), X8, X8
+	VPCMPEQW    roundsum_inf16<>+0(SB), X8, X8
+	VPANDN      X9, X8, X9
+	VPMOVSXWD   X9, Y7
+	VMOVMSKPS   Y7, CX
+	XORL        $0xff, CX
+	MOVQ        AX, DX
+	SHRQ        $0x03, DX
+	MOVB        CL, (SI)(DX*1)
+	VMOVUPS     32(SP), Y8
+	VCMPPS      $0x00, Y6, Y5, Y9
+	VMULPS      (BX)(AX*4), Y8, Y8
+	VSUBPS      Y5, Y6, Y6
+	VANDPS      Y7, Y9, Y9
+	VPSUBD      Y9, Y0, Y0
+	VFMSUB132PS 32(SP), Y8, Y6
+	VXORPS      Y9, Y9, Y9
+	VANDPS      Y7, Y8, Y8
+	VCMPPS      $0x00, (BX)(AX*4), Y9, Y9
+	VANDPS      Y7, Y6, Y6
+	VFMADD231PS Y8, Y8, Y3
+	VANDPS      Y7, Y9, Y9
+	VFMADD231PS Y6, Y6, Y2
+	VANDPS      roundsum_abs32<>+0(SB), Y6, Y6
+	VPSUBD      Y9, Y1, Y1
+	VMAXPS      Y6, Y4, Y4
+
+end:
+	MOVQ    sums+48(FP), AX
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VZEROUPPER
+	RET
+
 // func addRoundF32AVX2(dst *byte, src *byte, d *float64, n int, bound float64, scale float64, doubt *uint8, sums *[20]float64)
 // Requires: AVX, AVX2, FMA3
-TEXT ·addRoundF32AVX2(SB), NOSPLIT, $0-64
+TEXT ·addRoundF32AVX2(SB), NOSPLIT, $64-64
 	MOVQ         dst+0(FP), CX
 	MOVQ         src+8(FP), DX
 	MOVQ         d+16(FP), BX
 	MOVQ         doubt+48(FP), SI
 	MOVQ         n+24(FP), DI
-	VBROADCASTSD bound+32(FP), Y1
-	VBROADCASTSD scale+40(FP), Y2
+	VBROADCASTSD bound+32(FP), Y0
+	VMOVUPD      Y0, (SP)
+	VBROADCASTSD scale+40(FP), Y0
+	VMOVUPD      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
 	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y0, Y0, Y0
 	XORQ         AX, AX
-	SUBQ         $0x08, DI
-	JLT          end
+	SUBQ         $0x10, DI
+	JLT          single
 
 loop:
-	VCVTPS2PD   (DX)(AX*4), Y8
-	VMOVUPD     (BX)(AX*8), Y9
-	VADDPD      Y9, Y8, Y10
-	VANDPD      roundsum_abs64<>+0(SB), Y10, Y12
-	VANDPD      roundsum_abs64<>+0(SB), Y9, Y11
-	VADDPD      Y12, Y11, Y11
-	VMULPD      roundsum_small64<>+0(SB), Y11, Y11
-	VADDPD      Y1, Y11, Y11
-	VSUBPD      Y11, Y10, Y12
-	VADDPD      Y11, Y10, Y10
-	VCVTPD2PSY  Y12, X11
-	VCVTPD2PSY  Y10, X10
-	VMOVUPS     X11, (CX)(AX*4)
-	VCVTPS2PD   X11, Y12
-	VPCMPEQD    X11, X10, X10
-	VPAND       roundsum_inf32<>+0(SB), X11, X11
-	VPCMPEQD    roundsum_inf32<>+0(SB), X11, X11
-	VPANDN      X10, X11, X10
-	VPMOVSXDQ   X10, Y13
-	VMOVMSKPD   Y13, R8
-	VSUBPD      Y8, Y12, Y11
-	VMULPD      Y2, Y9, Y10
-	VFMSUB213PD Y10, Y2, Y11
-	VANDPD      Y13, Y11, Y11
-	VANDPD      Y13, Y10, Y10
-	VFMADD231PD Y11, Y11, Y5
-	VFMADD231PD Y10, Y10, Y6
+	VCVTPS2PD   (DX)(AX*4), Y5
+	VCVTPS2PD   32(DX)(AX*4), Y10
+	VADDPD      (BX)(AX*8), Y5, Y6
+	VADDPD      64(BX)(AX*8), Y10, Y11
+	VMOVUPD     (BX)(AX*8), Y8
+	VMOVUPD     64(BX)(AX*8), Y13
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y7
+	VANDPD      roundsum_abs64<>+0(SB), Y11, Y12
+	VANDPD      roundsum_abs64<>+0(SB), Y8, Y8
+	VANDPD      roundsum_abs64<>+0(SB), Y13, Y13
+	VADDPD      Y7, Y8, Y8
+	VADDPD      Y12, Y13, Y13
+	VMULPD      roundsum_small64<>+0(SB), Y8, Y8
+	VMULPD      roundsum_small64<>+0(SB), Y13, Y13
+	VADDPD      (SP), Y8, Y8
+	VADDPD      (SP), Y13, Y13
+	VADDPD      Y8, Y6, Y7
+	VADDPD      Y13, Y11, Y12
+	VSUBPD      Y8, Y6, Y6
+	VSUBPD      Y13, Y11, Y11
+	VCVTPD2PSY  Y6, X8
+	VCVTPD2PSY  Y11, X13
+	VCVTPD2PSY  Y7, X9
+	VCVTPD2PSY  Y12, X14
+	VMOVUPS     X8, (CX)(AX*4)
+	VMOVUPS     X13, 32(CX)(AX*4)
+	VCVTPS2PD   X8, Y6
+	VCVTPS2PD   X13, Y11
+	VPCMPEQD    X8, X9, X9
+	VPCMPEQD    X13, X14, X14
+	VPAND       roundsum_inf32<>+0(SB), X8, X8
+	VPAND       roundsum_inf32<>+0(SB), X13, X13
+	VPCMPEQD    roundsum_inf32<>+0(SB), X8, X8
+	VPCMPEQD    roundsum_inf32<>+0(SB), X13, X13
+	VPANDN      X9, X8, X9
+	VPANDN      X14, X13, X14
+	VPMOVSXDQ   X9, Y7
+	VPMOVSXDQ   X14, Y12
+	VMOVMSKPD   Y7, R8
+	VMOVMSKPD   Y12, R9
+	VMOVUPD     32(SP), Y8
+	VMOVUPD     32(SP), Y13
+	VCMPPD      $0x00, Y6, Y5, Y9
+	VCMPPD      $0x00, Y11, Y10, Y14
+	VMULPD      (BX)(AX*8), Y8, Y8
+	VMULPD      64(BX)(AX*8), Y13, Y13
+	VSUBPD      Y5, Y6, Y6
+	VSUBPD      Y10, Y11, Y11
+	VANDPD      Y7, Y9, Y9
+	VANDPD      Y12, Y14, Y14
+	VPSUBQ      Y9, Y0, Y0
+	VPSUBQ      Y14, Y0, Y0
+	VFMSUB132PD 32(SP), Y8, Y6
+	VFMSUB132PD 32(SP), Y13, Y11
+	VXORPD      Y9, Y9, Y9
+	VXORPD      Y14, Y14, Y14
+	VANDPD      Y7, Y8, Y8
+	VANDPD      Y12, Y13, Y13
+	VCMPPD      $0x00, (BX)(AX*8), Y9, Y9
+	VCMPPD      $0x00, 64(BX)(AX*8), Y14, Y14
+	VANDPD      Y7, Y6, Y6
+	VANDPD      Y12, Y11, Y11
+	VFMADD231PD Y8, Y8, Y3
+	VFMADD231PD Y13, Y13, Y3
+	VANDPD      Y7, Y9, Y9
+	VANDPD      Y12, Y14, Y14
+	VFMADD231PD Y6, Y6, Y2
+	VFMADD231PD Y11, Y11, Y2
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y6
 	VANDPD      roundsum_abs64<>+0(SB), Y11, Y11
-	VMAXPD      Y11, Y7, Y7
-	VCMPPD      $0x00, Y12, Y8, Y8
-	VANDPD      Y13, Y8, Y8
-	VPSUBQ      Y8, Y3, Y3
-	VCMPPD      $0x00, Y9, Y0, Y8
-	VANDPD      Y13, Y8, Y8
-	VPSUBQ      Y8, Y4, Y4
-	VCVTPS2PD   16(DX)(AX*4), Y8
-	VMOVUPD     32(BX)(AX*8), Y9
-	VADDPD      Y9, Y8, Y10
-	VANDPD      roundsum_abs64<>+0(SB), Y10, Y12
-	VANDPD      roundsum_abs64<>+0(SB), Y9, Y11
-	VADDPD      Y12, Y11, Y11
-	VMULPD      roundsum_small64<>+0(SB), Y11, Y11
-	VADDPD      Y1, Y11, Y11
-	VSUBPD      Y11, Y10, Y12
-	VADDPD      Y11, Y10, Y10
-	VCVTPD2PSY  Y12, X11
-	VCVTPD2PSY  Y10, X10
-	VMOVUPS     X11, 16(CX)(AX*4)
-	VCVTPS2PD   X11, Y12
-	VPCMPEQD    X11, X10, X10
-	VPAND       roundsum_inf32<>+0(SB), X11, X11
-	VPCMPEQD    roundsum_inf32<>+0(SB), X11, X11
-	VPANDN      X10, X11, X10
-	VPMOVSXDQ   X10, Y13
-	VMOVMSKPD   Y13, R9
-	SHLL        $0x04, R9
-	ORL         R9, R8
-	VSUBPD      Y8, Y12, Y11
-	VMULPD      Y2, Y9, Y10
-	VFMSUB213PD Y10, Y2, Y11
-	VANDPD      Y13, Y11, Y11
-	VANDPD      Y13, Y10, Y10
-	VFMADD231PD Y11, Y11, Y5
-	VFMADD231PD Y10, Y10, Y6
-	VANDPD      roundsum_abs64<>+0(SB), Y11, Y11
-	VMAXPD      Y11, Y7, Y7
-	VCMPPD      $0x00, Y12, Y8, Y8
-	VANDPD      Y13, Y8, Y8
-	VPSUBQ      Y8, Y3, Y3
-	VCMPPD      $0x00, Y9, Y0, Y8
-	VANDPD      Y13, Y8, Y8
-	VPSUBQ      Y8, Y4, Y4
+	VPSUBQ      Y9, Y1, Y1
+	VPSUBQ      Y14, Y1, Y1
+	VMAXPD      Y6, Y4, Y4
+	VMAXPD      Y11, Y4, Y4
+	VCVTPS2PD   16(DX)(AX*4), Y5
+	VCVTPS2PD   48(DX)(AX*4), Y10
+	VADDPD      32(BX)(AX*8), Y5, Y6
+	VADDPD      96(BX)(AX*8), Y10, Y11
+	VMOVUPD     32(BX)(AX*8), Y8
+	VMOVUPD     96(BX)(AX*8), Y13
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y7
+	VANDPD      roundsum_abs64<>+0(SB), Y11, Y12
+	VANDPD      roundsum_abs64<>+0(SB), Y8, Y8
+	VANDPD      roundsum_abs64<>+0(SB), Y13, Y13
+	VADDPD      Y7, Y8, Y8
+	VADDPD      Y12, Y13, Y13
+	VMULPD      roundsum_small64<>+0(SB), Y8, Y8
+	VMULPD      roundsum_small64<>+0(SB), Y13, Y13
+	VADDPD      (SP), Y8, Y8
+	VADDPD      (SP), Y13, Y13
+	VADDPD      Y8, Y6, Y7
+	VADDPD      Y13, Y11, Y12
+	VSUBPD      Y8, Y6, Y6
+	VSUBPD      Y13, Y11, Y11
+	VCVTPD2PSY  Y6, X8
+	VCVTPD2PSY  Y11, X13
+	VCVTPD2PSY  Y7, X9
+	VCVTPD2PSY  Y12, X14
+	VMOVUPS     X8, 16(CX)(AX*4)
+	VMOVUPS     X13, 48(CX)(AX*4)
+	VCVTPS2PD   X8, Y6
+	VCVTPS2PD   X13, Y11
+	VPCMPEQD    X8, X9, X9
+	VPCMPEQD    X13, X14, X14
+	VPAND       roundsum_inf32<>+0(SB), X8, X8
+	VPAND       roundsum_inf32<>+0(SB), X13, X13
+	VPCMPEQD    roundsum_inf32<>+0(SB), X8, X8
+	VPCMPEQD    roundsum_inf32<>+0(SB), X13, X13
+	VPANDN      X9, X8, X9
+	VPANDN      X14, X13, X14
+	VPMOVSXDQ   X9, Y7
+	VPMOVSXDQ   X14, Y12
+	VMOVMSKPD   Y7, R10
+	SHLL        $0x04, R10
+	ORL         R10, R8
 	XORL        $0xff, R8
-	MOVQ        AX, R9
-	SHRQ        $0x03, R9
-	MOVB        R8, (SI)(R9*1)
-	ADDQ        $0x08, AX
-	SUBQ        $0x08, DI
+	MOVQ        AX, R10
+	SHRQ        $0x03, R10
+	MOVB        R8, (SI)(R10*1)
+	VMOVMSKPD   Y12, R8
+	SHLL        $0x04, R8
+	ORL         R8, R9
+	XORL        $0xff, R9
+	MOVQ        AX, R8
+	SHRQ        $0x03, R8
+	MOVB        R9, 1(SI)(R8*1)
+	VMOVUPD     32(SP), Y8
+	VMOVUPD     32(SP), Y13
+	VCMPPD      $0x00, Y6, Y5, Y9
+	VCMPPD      $0x00, Y11, Y10, Y14
+	VMULPD      32(BX)(AX*8), Y8, Y8
+	VMULPD      96(BX)(AX*8), Y13, Y13
+	VSUBPD      Y5, Y6, Y6
+	VSUBPD      Y10, Y11, Y11
+	VANDPD      Y7, Y9, Y9
+	VANDPD      Y12, Y14, Y14
+	VPSUBQ      Y9, Y0, Y0
+	VPSUBQ      Y14, Y0, Y0
+	VFMSUB132PD 32(SP), Y8, Y6
+	VFMSUB132PD 32(SP), Y13, Y11
+	VXORPD      Y9, Y9, Y9
+	VXORPD      Y14, Y14, Y14
+	VANDPD      Y7, Y8, Y8
+	VANDPD      Y12, Y13, Y13
+	VCMPPD      $0x00, 32(BX)(AX*8), Y9, Y9
+	VCMPPD      $0x00, 96(BX)(AX*8), Y14, Y14
+	VANDPD      Y7, Y6, Y6
+	VANDPD      Y12, Y11, Y11
+	VFMADD231PD Y8, Y8, Y3
+	VFMADD231PD Y13, Y13, Y3
+	VANDPD      Y7, Y9, Y9
+	VANDPD      Y12, Y14, Y14
+	VFMADD231PD Y6, Y6, Y2
+	VFMADD231PD Y11, Y11, Y2
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y6
+	VANDPD      roundsum_abs64<>+0(SB), Y11, Y11
+	VPSUBQ      Y9, Y1, Y1
+	VPSUBQ      Y14, Y1, Y1
+	VMAXPD      Y6, Y4, Y4
+	VMAXPD      Y11, Y4, Y4
+	ADDQ        $0x10, AX
+	SUBQ        $0x10, DI
 	JGE         loop
+
+single:
+	ADDQ        $0x08, DI
+	JLT         end
+	VCVTPS2PD   (DX)(AX*4), Y5
+	VADDPD      (BX)(AX*8), Y5, Y6
+	VMOVUPD     (BX)(AX*8), Y8
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y7
+	VANDPD      roundsum_abs64<>+0(SB), Y8, Y8
+	VADDPD      Y7, Y8, Y8
+	VMULPD      roundsum_small64<>+0(SB), Y8, Y8
+	VADDPD      (SP), Y8, Y8
+	VADDPD      Y8, Y6, Y7
+	VSUBPD      Y8, Y6, Y6
+	VCVTPD2PSY  Y6, X8
+	VCVTPD2PSY  Y7, X9
+	VMOVUPS     X8, (CX)(AX*4)
+	VCVTPS2PD   X8, Y6
+	VPCMPEQD    X8, X9, X9
+	VPAND       roundsum_inf32<>+0(SB), X8, X8
+	VPCMPEQD    roundsum_inf32<>+0(SB), X8, X8
+	VPANDN      X9, X8, X9
+	VPMOVSXDQ   X9, Y7
+	VMOVMSKPD   Y7, DI
+	VMOVUPD     32(SP), Y8
+	VCMPPD      $0x00, Y6, Y5, Y9
+	VMULPD      (BX)(AX*8), Y8, Y8
+	VSUBPD      Y5, Y6, Y6
+	VANDPD      Y7, Y9, Y9
+	VPSUBQ      Y9, Y0, Y0
+	VFMSUB132PD 32(SP), Y8, Y6
+	VXORPD      Y9, Y9, Y9
+	VANDPD      Y7, Y8, Y8
+	VCMPPD      $0x00, (BX)(AX*8), Y9, Y9
+	VANDPD      Y7, Y6, Y6
+	VFMADD231PD Y8, Y8, Y3
+	VANDPD      Y7, Y9, Y9
+	VFMADD231PD Y6, Y6, Y2
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y6
+	VPSUBQ      Y9, Y1, Y1
+	VMAXPD      Y6, Y4, Y4
+	VCVTPS2PD   16(DX)(AX*4), Y5
+	VADDPD      32(BX)(AX*8), Y5, Y6
+	VMOVUPD     32(BX)(AX*8), Y8
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y7
+	VANDPD      roundsum_abs64<>+0(SB), Y8, Y8
+	VADDPD      Y7, Y8, Y8
+	VMULPD      roundsum_small64<>+0(SB), Y8, Y8
+	VADDPD      (SP), Y8, Y8
+	VADDPD      Y8, Y6, Y7
+	VSUBPD      Y8, Y6, Y6
+	VCVTPD2PSY  Y6, X8
+	VCVTPD2PSY  Y7, X9
+	VMOVUPS     X8, 16(CX)(AX*4)
+	VCVTPS2PD   X8, Y6
+	VPCMPEQD    X8, X9, X9
+	VPAND       roundsum_inf32<>+0(SB), X8, X8
+	VPCMPEQD    roundsum_inf32<>+0(SB), X8, X8
+	VPANDN      X9, X8, X9
+	VPMOVSXDQ   X9, Y7
+	VMOVMSKPD   Y7, CX
+	SHLL        $0x04, CX
+	ORL         CX, DI
+	XORL        $0xff, DI
+	MOVQ        AX, CX
+	SHRQ        $0x03, CX
+	MOVB        DI, (SI)(CX*1)
+	VMOVUPD     32(SP), Y8
+	VCMPPD      $0x00, Y6, Y5, Y9
+	VMULPD      32(BX)(AX*8), Y8, Y8
+	VSUBPD      Y5, Y6, Y6
+	VANDPD      Y7, Y9, Y9
+	VPSUBQ      Y9, Y0, Y0
+	VFMSUB132PD 32(SP), Y8, Y6
+	VXORPD      Y9, Y9, Y9
+	VANDPD      Y7, Y8, Y8
+	VCMPPD      $0x00, 32(BX)(AX*8), Y9, Y9
+	VANDPD      Y7, Y6, Y6
+	VFMADD231PD Y8, Y8, Y3
+	VANDPD      Y7, Y9, Y9
+	VFMADD231PD Y6, Y6, Y2
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y6
+	VPSUBQ      Y9, Y1, Y1
+	VMAXPD      Y6, Y4, Y4
 
 end:
 	MOVQ    sums+56(FP), AX
-	VMOVUPS Y3, (AX)
-	VMOVUPS Y4, 32(AX)
-	VMOVUPS Y5, 64(AX)
-	VMOVUPS Y6, 96(AX)
-	VMOVUPS Y7, 128(AX)
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
 	VZEROUPPER
 	RET

@@ -4,6 +4,8 @@
 package main
 
 import (
+	"slices"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -27,51 +29,65 @@ func quads(name string, v uint64) Mem {
 }
 
 const (
-	quietNaNs = 0 // predicate of VCMPPS and VCMPPD: equal
-	all       = 0xff
+	equal = 0 // predicate of VCMPPS and VCMPPD
+	all   = 0xff
 )
 
-// loop is what the three functions share: arguments, sums, the loop over groups of
-// eight, the byte of doubt.
-type loop struct {
+// args are what the three functions share: arguments and sums.
+type args struct {
 	dst, src, d, doubt reg.Register
-	bound, scale       reg.VecVirtual
+	bound, scale       Mem               // broadcast to a vector, in the frame
 	acc                [5]reg.VecVirtual // same, zero, error, update, greatest error
-	nil0               reg.VecVirtual
 	done               reg.GPVirtual
 }
 
-func gen(name, d, real string, doc []string, broadcast func(...Op), body func(*loop)) {
-	TEXT(name, NOSPLIT, "func(dst, src *byte, d *"+real+", n int, bound, scale "+real+", doubt *uint8, sums *["+d+"]"+real+")")
+// steps are the instructions for one group of eight elements. Those of two groups are
+// dealt out in turn: each is one long chain, and processors with few physical vector registers
+// (AMD's first Zen) do not look far enough ahead to find a second.
+type steps []func()
+
+func gen(name, lanes, real string, doc []string, load func(...Op), store func(...Op), body func(l *args, group int) steps) {
+	TEXT(name, NOSPLIT, "func(dst, src *byte, d *"+real+", n int, bound, scale "+real+", doubt *uint8, sums *["+lanes+"]"+real+")")
 	Pragma("noescape")
 	Doc(doc...)
-	l := &loop{nil0: YMM(), done: GP64(), bound: YMM(), scale: YMM()}
+	l := &args{done: GP64(), bound: AllocLocal(32), scale: AllocLocal(32)}
 	l.dst, l.src = Load(Param("dst"), GP64()), Load(Param("src"), GP64())
 	l.d, l.doubt = Load(Param("d"), GP64()), Load(Param("doubt"), GP64())
 	n := Load(Param("n"), GP64())
 	for _, p := range []struct {
 		name string
-		to   reg.VecVirtual
+		to   Mem
 	}{{"bound", l.bound}, {"scale", l.scale}} {
 		at, err := Param(p.name).Resolve()
 		if err != nil {
 			panic(err)
 		}
-		broadcast(at.Addr, p.to)
+		v := YMM()
+		load(at.Addr, v)
+		store(v, p.to)
 	}
 	for i := range l.acc {
 		l.acc[i] = YMM()
 		VXORPS(l.acc[i], l.acc[i], l.acc[i])
 	}
-	VXORPS(l.nil0, l.nil0, l.nil0)
 	XORQ(l.done, l.done)
-	SUBQ(Imm(8), n)
-	JLT(LabelRef("end"))
+	SUBQ(Imm(16), n)
+	JLT(LabelRef("single"))
 	Label("loop")
-	body(l)
-	ADDQ(Imm(8), l.done)
-	SUBQ(Imm(8), n)
+	first, second := body(l, 0), body(l, 1)
+	for i := range first {
+		first[i]()
+		second[i]()
+	}
+	ADDQ(Imm(16), l.done)
+	SUBQ(Imm(16), n)
 	JGE(LabelRef("loop"))
+	Label("single")
+	ADDQ(Imm(8), n)
+	JLT(LabelRef("end"))
+	for _, f := range body(l, 0) {
+		f()
+	}
 	Label("end")
 	sums := Load(Param("sums"), GP64())
 	for i := range l.acc {
@@ -81,177 +97,201 @@ func gen(name, d, real string, doc []string, broadcast func(...Op), body func(*l
 	RET()
 }
 
+// at is where a group has its elements of so many bytes, from element i on.
+func (l *args) at(base reg.Register, width uint8, group, i int) Mem {
+	return Mem{Base: base, Index: l.done, Scale: width, Disp: int(width) * (8*group + i)}
+}
+
 // putDoubt stores the bits of the lanes that are not decided.
-func (l *loop) putDoubt(bits reg.GPVirtual) {
+func (l *args) putDoubt(bits reg.GPVirtual, group int) {
 	XORL(Imm(all), bits)
 	at := GP64()
 	MOVQ(l.done, at)
 	SHRQ(Imm(3), at)
-	MOVB(bits.As8(), Mem{Base: l.doubt, Index: at, Scale: 1})
+	MOVB(bits.As8(), Mem{Base: l.doubt, Index: at, Scale: 1, Disp: group})
 }
 
-// count32 adds eight elements to the sums: w became v, x was to be added, and only lanes of ok count.
-func (l *loop) count32(w, v, x, ok, abs reg.VecVirtual) {
-	xs, e, k, z := YMM(), YMM(), YMM(), YMM()
-	VMULPS(l.scale, x, xs)
-	VSUBPS(w, v, e)
-	VFMSUB213PS(xs, l.scale, e) // e = e·scale - xs
-	VANDPS(ok, e, e)
-	VANDPS(ok, xs, xs)
-	VFMADD231PS(e, e, l.acc[2])
-	VFMADD231PS(xs, xs, l.acc[3])
-	VANDPS(abs, e, e)
-	VMAXPS(e, l.acc[4], l.acc[4])
-	VCMPPS(Imm(quietNaNs), v, w, k)
-	VANDPS(ok, k, k)
-	VPSUBD(k, l.acc[0], l.acc[0])
-	VCMPPS(Imm(quietNaNs), x, l.nil0, z)
-	VANDPS(ok, z, z)
-	VPSUBD(z, l.acc[1], l.acc[1])
+// chain is a group, or half of one in float64, on its way. Five registers, each in
+// several parts, let two chains run side by side: x is read anew instead of kept.
+type chain struct {
+	x       Mem
+	w       reg.VecVirtual // the base
+	a, b    reg.VecVirtual // the ends of the interval; then what w becomes, and where that is decided
+	e, temp reg.VecVirtual
 }
 
-// interval32 returns s ± (|s|·2^-22 + |x|·2^-22 + bound) for s = w + x.
-func (l *loop) interval32(w, x, abs, small reg.VecVirtual) (lo, hi reg.VecVirtual) {
-	s, e, m := YMM(), YMM(), YMM()
-	lo, hi = YMM(), YMM()
-	VADDPS(x, w, s)
-	VANDPS(abs, s, m)
-	VANDPS(abs, x, e)
-	VADDPS(m, e, e)
-	VFMADD213PS(l.bound, small, e) // e = e·small + bound
-	VSUBPS(e, s, lo)
-	VADDPS(e, s, hi)
-	return lo, hi
+func newChain(x Mem) *chain { return &chain{x, YMM(), YMM(), YMM(), YMM(), YMM()} }
+
+// interval sets a and b to s ± (|s|·2^-22 + |x|·2^-22 + bound) for s = w + x.
+func (c *chain) interval32(l *args) steps {
+	return steps{
+		func() { VADDPS(c.x, c.w, c.a) },
+		func() { VMOVUPS(c.x, c.e) },
+		func() { VANDPS(abs32, c.a, c.b) },
+		func() { VANDPS(abs32, c.e, c.e) },
+		func() { VADDPS(c.b, c.e, c.e) },
+		func() { VMULPS(small32, c.e, c.e) }, // exact, so the sum is rounded as a fused one
+		func() { VADDPS(l.bound, c.e, c.e) },
+		func() { VADDPS(c.e, c.a, c.b) },
+		func() { VSUBPS(c.e, c.a, c.a) },
+	}
 }
+
+// count32 adds the group to the sums.
+func (c *chain) count32(l *args) steps {
+	return steps{
+		func() { VMOVUPS(l.scale, c.e) },
+		func() { VCMPPS(Imm(equal), c.a, c.w, c.temp) },
+		func() { VMULPS(c.x, c.e, c.e) },
+		func() { VSUBPS(c.w, c.a, c.a) },
+		func() { VANDPS(c.b, c.temp, c.temp) },
+		func() { VPSUBD(c.temp, l.acc[0], l.acc[0]) },
+		func() { VFMSUB132PS(l.scale, c.e, c.a) }, // a = a·scale - e
+		func() { VXORPS(c.temp, c.temp, c.temp) },
+		func() { VANDPS(c.b, c.e, c.e) },
+		func() { VCMPPS(Imm(equal), c.x, c.temp, c.temp) },
+		func() { VANDPS(c.b, c.a, c.a) },
+		func() { VFMADD231PS(c.e, c.e, l.acc[3]) },
+		func() { VANDPS(c.b, c.temp, c.temp) },
+		func() { VFMADD231PS(c.a, c.a, l.acc[2]) },
+		func() { VANDPS(abs32, c.a, c.a) },
+		func() { VPSUBD(c.temp, l.acc[1], l.acc[1]) },
+		func() { VMAXPS(c.a, l.acc[4], l.acc[4]) },
+	}
+}
+
+func (c *chain) doubt32(l *args, group int) func() {
+	return func() {
+		bits := GP32()
+		VMOVMSKPS(c.b, bits)
+		l.putDoubt(bits, group)
+	}
+}
+
+func bf16(l *args, group int) steps {
+	c := newChain(l.at(l.d, 4, group, 0))
+	return slices.Concat(steps{
+		func() { VPMOVZXWD(l.at(l.src, 2, group, 0), c.w) },
+		func() { VPSLLD(Imm(16), c.w, c.w) },
+	}, c.interval32(l), steps{
+		// Decided: both ends round to the same number, and it is finite.
+		func() { VPADDD(half, c.a, c.a) },
+		func() { VPADDD(half, c.b, c.b) },
+		func() { VPAND(high, c.a, c.a) },
+		func() { VPAND(high, c.b, c.b) },
+		func() { VPAND(inf32, c.a, c.e) },
+		func() { VPCMPEQD(c.a, c.b, c.b) },
+		func() { VPCMPEQD(inf32, c.e, c.e) },
+		func() { VPANDN(c.b, c.e, c.b) },
+		func() { VPSRLD(Imm(16), c.a, c.e) },
+		c.doubt32(l, group),
+		func() { VEXTRACTI128(Imm(1), c.e, c.temp.AsX()) },
+		func() { VPACKUSDW(c.temp.AsX(), c.e.AsX(), c.e.AsX()) },
+		func() { VMOVDQU(c.e.AsX(), l.at(l.dst, 2, group, 0)) },
+	}, c.count32(l))
+}
+
+func f16(l *args, group int) steps {
+	c := newChain(l.at(l.d, 4, group, 0))
+	lo, hi := c.e.AsX(), c.temp.AsX()
+	return slices.Concat(steps{
+		func() { VCVTPH2PS(l.at(l.src, 2, group, 0), c.w) },
+	}, c.interval32(l), steps{
+		func() { VCVTPS2PH(Imm(0), c.a, lo) },
+		func() { VCVTPS2PH(Imm(0), c.b, hi) },
+		func() { VMOVDQU(lo, l.at(l.dst, 2, group, 0)) },
+		func() { VCVTPH2PS(lo, c.a) },
+		func() { VPCMPEQW(lo, hi, hi) },
+		func() { VPAND(inf16, lo, lo) },
+		func() { VPCMPEQW(inf16, lo, lo) },
+		func() { VPANDN(hi, lo, hi) },
+		func() { VPMOVSXWD(hi, c.b) },
+		c.doubt32(l, group),
+	}, c.count32(l))
+}
+
+// f32 has two chains in a group, one after the other.
+func f32(l *args, group int) steps {
+	both := GP32()
+	return slices.Concat(f32Half(l, group, 0, both), f32Half(l, group, 1, both))
+}
+
+func f32Half(l *args, group, h int, both reg.GPVirtual) steps {
+	c := newChain(l.at(l.d, 8, group, 4*h))
+	lo, hi := c.e.AsX(), c.temp.AsX()
+	return steps{
+		func() { VCVTPS2PD(l.at(l.src, 4, group, 4*h), c.w) },
+		func() { VADDPD(c.x, c.w, c.a) },
+		func() { VMOVUPD(c.x, c.e) },
+		func() { VANDPD(abs64, c.a, c.b) },
+		func() { VANDPD(abs64, c.e, c.e) },
+		func() { VADDPD(c.b, c.e, c.e) },
+		func() { VMULPD(small64, c.e, c.e) },
+		func() { VADDPD(l.bound, c.e, c.e) },
+		func() { VADDPD(c.e, c.a, c.b) },
+		func() { VSUBPD(c.e, c.a, c.a) },
+		func() { VCVTPD2PSY(c.a, lo) },
+		func() { VCVTPD2PSY(c.b, hi) },
+		func() { VMOVUPS(lo, l.at(l.dst, 4, group, 4*h)) },
+		func() { VCVTPS2PD(lo, c.a) },
+		func() { VPCMPEQD(lo, hi, hi) },
+		func() { VPAND(inf32, lo, lo) },
+		func() { VPCMPEQD(inf32, lo, lo) },
+		func() { VPANDN(hi, lo, hi) },
+		func() { VPMOVSXDQ(hi, c.b) },
+		func() {
+			if h == 0 {
+				VMOVMSKPD(c.b, both)
+				return
+			}
+			bits := GP32()
+			VMOVMSKPD(c.b, bits)
+			SHLL(Imm(4), bits)
+			ORL(bits, both)
+			l.putDoubt(both, group)
+		},
+		func() { VMOVUPD(l.scale, c.e) },
+		func() { VCMPPD(Imm(equal), c.a, c.w, c.temp) },
+		func() { VMULPD(c.x, c.e, c.e) },
+		func() { VSUBPD(c.w, c.a, c.a) },
+		func() { VANDPD(c.b, c.temp, c.temp) },
+		func() { VPSUBQ(c.temp, l.acc[0], l.acc[0]) },
+		func() { VFMSUB132PD(l.scale, c.e, c.a) },
+		func() { VXORPD(c.temp, c.temp, c.temp) },
+		func() { VANDPD(c.b, c.e, c.e) },
+		func() { VCMPPD(Imm(equal), c.x, c.temp, c.temp) },
+		func() { VANDPD(c.b, c.a, c.a) },
+		func() { VFMADD231PD(c.e, c.e, l.acc[3]) },
+		func() { VANDPD(c.b, c.temp, c.temp) },
+		func() { VFMADD231PD(c.a, c.a, l.acc[2]) },
+		func() { VANDPD(abs64, c.a, c.a) },
+		func() { VPSUBQ(c.temp, l.acc[1], l.acc[1]) },
+		func() { VMAXPD(c.a, l.acc[4], l.acc[4]) },
+	}
+}
+
+var abs32, small32, half, high, inf32, inf16, abs64, small64 Mem
 
 func main() {
 	ConstraintExpr("amd64,!purego")
-	absM := words("abs32", 0x7fffffff)
-	smallM := words("small32", 0x34800000) // 2^-22
-	halfM := words("half", 0x8000)
-	highM := words("high", 0xffff0000)
-	infM := words("inf32", 0x7f800000)
+	abs32 = words("abs32", 0x7fffffff)
+	small32 = words("small32", 0x34800000) // 2^-22
+	half = words("half", 0x8000)
+	high = words("high", 0xffff0000)
+	inf32 = words("inf32", 0x7f800000)
+	inf16 = words("inf16", 0x7c007c00)
+	abs64 = quads("abs64", 1<<63-1)
+	small64 = quads("small64", (1023-51)<<52) // 2^-51
 
 	gen("addRoundBF16AVX2", "40", "float32", []string{
 		"addRoundBF16AVX2 does groups of eight of n elements. doubt receives a byte for each",
 		"group, with the bits of the elements that are in doubt; sums, eight lanes each: same, zero (as",
 		"integers), scaled sums of squares of error and update, greatest scaled error. The reference is",
-		"goAddRoundBF16."}, VBROADCASTSS, func(l *loop) {
-		abs, small := YMM(), YMM()
-		VMOVUPS(absM, abs)
-		VMOVUPS(smallM, small)
-		w, x := YMM(), YMM()
-		VPMOVZXWD(Mem{Base: l.src, Index: l.done, Scale: 2}, w)
-		VPSLLD(Imm(16), w, w)
-		VMOVUPS(Mem{Base: l.d, Index: l.done, Scale: 4}, x)
-		lo, hi := l.interval32(w, x, abs, small)
-		VPADDD(halfM, lo, lo)
-		VPADDD(halfM, hi, hi)
-		// Decided: both ends round to the same number, and it is finite.
-		v, ok, e := YMM(), YMM(), YMM()
-		VPAND(highM, lo, v)
-		VPAND(highM, hi, ok)
-		VPCMPEQD(v, ok, ok)
-		VPAND(infM, v, e)
-		VPCMPEQD(infM, e, e)
-		VPANDN(ok, e, ok)
-		bits := GP32()
-		VMOVMSKPS(ok, bits)
-		l.putDoubt(bits)
-		VPSRLD(Imm(16), v, lo)
-		upper := XMM()
-		VEXTRACTI128(Imm(1), lo, upper)
-		VPACKUSDW(upper, lo.AsX(), upper)
-		VMOVDQU(upper, Mem{Base: l.dst, Index: l.done, Scale: 2})
-		l.count32(w, v, x, ok, abs)
-	})
-
-	inf16M := words("inf16", 0x7c007c00)
+		"goAddRoundBF16."}, VBROADCASTSS, VMOVUPS, bf16)
 	gen("addRoundF16AVX2", "40", "float32", []string{
-		"addRoundF16AVX2 is addRoundBF16AVX2 for float16; it needs F16C. The reference is goAddRoundF16."}, VBROADCASTSS, func(l *loop) {
-		abs, small := YMM(), YMM()
-		VMOVUPS(absM, abs)
-		VMOVUPS(smallM, small)
-		w, x := YMM(), YMM()
-		VCVTPH2PS(Mem{Base: l.src, Index: l.done, Scale: 2}, w)
-		VMOVUPS(Mem{Base: l.d, Index: l.done, Scale: 4}, x)
-		lo, hi := l.interval32(w, x, abs, small)
-		clo, chi, inf := XMM(), XMM(), XMM()
-		VCVTPS2PH(Imm(0), lo, clo)
-		VCVTPS2PH(Imm(0), hi, chi)
-		VMOVDQU(clo, Mem{Base: l.dst, Index: l.done, Scale: 2})
-		v := YMM()
-		VCVTPH2PS(clo, v)
-		VPCMPEQW(clo, chi, chi)
-		VMOVDQU(inf16M, inf)
-		VPAND(inf, clo, clo)
-		VPCMPEQW(inf, clo, clo)
-		VPANDN(chi, clo, chi)
-		ok := YMM()
-		VPMOVSXWD(chi, ok)
-		bits := GP32()
-		VMOVMSKPS(ok, bits)
-		l.putDoubt(bits)
-		l.count32(w, v, x, ok, abs)
-	})
-
-	abs64M := quads("abs64", 1<<63-1)
-	small64M := quads("small64", (1023-51)<<52) // 2^-51
+		"addRoundF16AVX2 is addRoundBF16AVX2 for float16; it needs F16C. The reference is goAddRoundF16."}, VBROADCASTSS, VMOVUPS, f16)
 	gen("addRoundF32AVX2", "20", "float64", []string{
 		"addRoundF32AVX2 is addRoundBF16AVX2 for float32 elements and float64 updates, with four lanes",
-		"in sums. The reference is goAddRoundF32."}, VBROADCASTSD, func(l *loop) {
-		both := GP32()
-		for h := range 2 {
-			w, x := YMM(), YMM()
-			VCVTPS2PD(Mem{Base: l.src, Index: l.done, Scale: 4, Disp: 16 * h}, w)
-			VMOVUPD(Mem{Base: l.d, Index: l.done, Scale: 8, Disp: 32 * h}, x)
-			s, e, lo, hi := YMM(), YMM(), YMM(), YMM()
-			VADDPD(x, w, s)
-			VANDPD(abs64M, s, lo)
-			VANDPD(abs64M, x, e)
-			VADDPD(lo, e, e)
-			VMULPD(small64M, e, e)
-			VADDPD(l.bound, e, e)
-			VSUBPD(e, s, lo)
-			VADDPD(e, s, hi)
-			clo, chi, t := XMM(), XMM(), XMM()
-			VCVTPD2PSY(lo, clo)
-			VCVTPD2PSY(hi, chi)
-			VMOVUPS(clo, Mem{Base: l.dst, Index: l.done, Scale: 4, Disp: 16 * h})
-			v := YMM()
-			VCVTPS2PD(clo, v)
-			VPCMPEQD(clo, chi, chi)
-			VPAND(infM, clo, t)
-			VPCMPEQD(infM, t, t)
-			VPANDN(chi, t, chi)
-			ok := YMM()
-			VPMOVSXDQ(chi, ok)
-			bits := GP32()
-			VMOVMSKPD(ok, bits)
-			if h == 0 {
-				MOVL(bits, both)
-			} else {
-				SHLL(Imm(4), bits)
-				ORL(bits, both)
-			}
-			k, z := YMM(), YMM()
-			VSUBPD(w, v, e)
-			VMULPD(l.scale, x, s)
-			VFMSUB213PD(s, l.scale, e)
-			VANDPD(ok, e, e)
-			VANDPD(ok, s, s)
-			VFMADD231PD(e, e, l.acc[2])
-			VFMADD231PD(s, s, l.acc[3])
-			VANDPD(abs64M, e, e)
-			VMAXPD(e, l.acc[4], l.acc[4])
-			VCMPPD(Imm(quietNaNs), v, w, k)
-			VANDPD(ok, k, k)
-			VPSUBQ(k, l.acc[0], l.acc[0])
-			VCMPPD(Imm(quietNaNs), x, l.nil0, z)
-			VANDPD(ok, z, z)
-			VPSUBQ(z, l.acc[1], l.acc[1])
-		}
-		l.putDoubt(both)
-	})
+		"in sums. The reference is goAddRoundF32."}, VBROADCASTSD, VMOVUPD, f32)
 	Generate()
 }
