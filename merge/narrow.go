@@ -176,13 +176,19 @@ func (r *rounder) narrowed(dst, src []byte, d []float64, i, c0 int) error {
 	return r.rowOfHalves(dst, src, x, r.t.errBound*(1+0x1p-20)+tiniest32, size, d, i, c0)
 }
 
-// nearestF32 rounds a row to float32. src has the base's elements and w them widened.
-func (r *rounder) nearestF32(dst, src []byte, w, d []float64, i, c0 int) error {
+// nearestF32 rounds a row to float32.
+func (r *rounder) nearestF32(dst, src []byte, d []float64, i, c0 int) error {
 	from := src
-	if r.from != tensor.F32 {
+	switch r.from {
+	case tensor.BF16:
 		from = grow(&r.wide, 4*len(d))
-		for k, x := range w {
-			binary.LittleEndian.PutUint32(from[4*k:], math.Float32bits(float32(x))) // exact
+		for k := range d {
+			binary.LittleEndian.PutUint32(from[4*k:], uint32(binary.LittleEndian.Uint16(src[2*k:]))<<16)
+		}
+	case tensor.F16:
+		from = grow(&r.wide, 4*len(d))
+		for k := range d {
+			binary.LittleEndian.PutUint32(from[4*k:], math.Float32bits(tensor.F16ToF32(binary.LittleEndian.Uint16(src[2*k:]))))
 		}
 	}
 	var s kernel.RoundSums
@@ -192,7 +198,8 @@ func (r *rounder) nearestF32(dst, src []byte, w, d []float64, i, c0 int) error {
 	for g, b := range doubt {
 		for ; b != 0; b &= b - 1 {
 			k := 8*g + bits.TrailingZeros8(b)
-			if err := r.one(dst, src, w[k], d[k], i, c0, k); err != nil {
+			w := float64(math.Float32frombits(binary.LittleEndian.Uint32(from[4*k:])))
+			if err := r.one(dst, src, w, d[k], i, c0, k); err != nil {
 				return err
 			}
 		}

@@ -112,18 +112,18 @@ func newRounder(t *target, from, to tensor.DType, o *Options, name string, input
 // the update's, carry the state of error feedback, which is one number or one per
 // column.
 func (r *rounder) row(dst, src []byte, d, carry []float64, i, c0 int) error {
-	if r.halves() {
+	switch {
+	case r.halves():
 		return r.narrowed(dst, src, d, i, c0)
+	case r.mode == Nearest && r.to == tensor.F32 && (r.from == tensor.F32 || r.from == tensor.BF16 || r.from == tensor.F16):
+		return r.nearestF32(dst, src, d, i, c0)
 	}
 	w := grow(&r.w, len(d))
 	if err := tensor.DecodeF64(w, src, r.from); err != nil {
 		return err
 	}
-	switch {
-	case r.mode != Nearest:
+	if r.mode != Nearest {
 		return r.other(dst, src, w, d, carry, i, c0)
-	case r.to == tensor.F32 && (r.from == tensor.F32 || r.from == tensor.BF16 || r.from == tensor.F16):
-		return r.nearestF32(dst, src, w, d, i, c0)
 	}
 	for k, x := range d {
 		if err := r.one(dst, src, w[k], x, i, c0, k); err != nil {
