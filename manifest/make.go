@@ -156,7 +156,8 @@ func (l *lister) weights(name string) error {
 		l.taken = map[string]bool{}
 	}
 	ext := strings.ToLower(filepath.Ext(name))
-	if l.taken[name] || ext != ".safetensors" && ext != ".onnx" || filepath.Dir(name) != "." {
+	folder := filepath.Dir(name)
+	if l.taken[name] || ext != ".safetensors" && ext != ".onnx" || folder != "." && (folder != "onnx" || ext != ".onnx") {
 		return nil
 	}
 	c, err := formats.Open(filepath.Join(l.dir, name))

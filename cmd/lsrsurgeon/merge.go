@@ -53,7 +53,7 @@ leaves the old model, or is made good when the model is next opened by any comma
 		RunE: func(cmd *cobra.Command, args []string) error { return runMerge(cmd.Context(), a, args, o) },
 	}
 	f := c.Flags()
-	f.StringVarP(&o.out, "output", "o", "", "directory of the merged model, or a .safetensors file (.onnx for an ONNX model without external data)")
+	f.StringVarP(&o.out, "output", "o", "", "directory of the merged model, or a .safetensors file (.onnx for an ONNX model; its external data come to lie beside it)")
 	f.StringVar(&o.base, "model", "", "base model (default: the one that the adapters name)")
 	f.StringVar(&o.names, "names-from", "", namesFromHelp)
 	f.StringVar(&o.weights, "weights", "", "weight of each adapter: 1,0.5 (default: all 1)")
@@ -154,7 +154,7 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 		o.out = base
 		rep, err = plan.RunInPlace(ctx, show)
 	} else {
-		rep, err = plan.Run(ctx, o.out, show)
+		rep, err = runPlan(ctx, a, ck, plan, o.out, show)
 	}
 	bar.done()
 	if err != nil {
@@ -245,7 +245,7 @@ func (a *app) checkBase(ck *formats.Checkpoint, ad *adapter.Adapter, path string
 
 // mergeProvenance says where the merged model comes from, nil for no manifest.
 func mergeProvenance(a *app, ck *formats.Checkpoint, adapters []string, o *mergeOptions) (*manifest.Provenance, error) {
-	if !o.manifest {
+	if !o.manifest || isGraphFile(o.out) { // a file has no place for one
 		return nil, nil
 	}
 	base, err := baseSource(ck)
