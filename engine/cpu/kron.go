@@ -143,8 +143,8 @@ func (x *executable) rowOuterGrad(o *graph.RowOuterGrad) {
 }
 
 // colNorm uses Σ_i (w + α·Ab)² = Σ w² + 2α·(Aᵀw)·b + α²·bᵀ(AᵀA)b for each column
-// (w of W, b of B): W is only multiplied with, never unpacked. Σ w² is kept from
-// the checkpoint's values, in float64.
+// (w of W, b of B): W is only multiplied with, never unpacked. Σ w² was taken in
+// float64 when W was packed, of the values as they were rounded.
 func (x *executable) colNorm(o *graph.ColNorm) {
 	a, b, y, buf := x.matrix(o.A), x.matrix(o.B), x.matrix(o.Y).row(0), x.shared
 	r, in, out := a.cols, a.rows, len(y)

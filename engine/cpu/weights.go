@@ -17,7 +17,7 @@ const (
 	backward            // packed Wᵀ for dx = dy Wᵀ
 	gathered            // rows to look up
 	vector              // bias or norm scale
-	squares             // Σ of squares per column, for ColNorm
+	squares             // Σ of squares per column, as rounded, for ColNorm
 	numUses
 )
 
@@ -163,7 +163,7 @@ func (x *executable) store(w *graph.Weight, u use, image []float32) *storedWeigh
 	case backward:
 		s.packed = x.pack(w.Out, w.In, image, w.StoredCols(), !w.Transposed)
 	case squares:
-		s.squares = columnSquares(w, image)
+		s.squares = columnSquares(x.e.opt.BaseDType, w, image)
 	case vector:
 		s.f32 = kernel.Alloc(len(image))
 		copy(s.f32, image)
@@ -249,19 +249,35 @@ func (x *executable) pack(k, n int, image []float32, ld int, transposed bool) *k
 	return kernel.PackB(x.pool, k, n, image, ld, transposed)
 }
 
-// columnSquares returns Σ_i W[i, j]² for every column j of the logical W.
-func columnSquares(w *graph.Weight, image []float32) []float64 {
+// columnSquares returns Σ_i W[i, j]² for every column j of the logical W, rounded
+// as pack rounds it: norms are those of the matrix that the products use.
+func columnSquares(dtype string, w *graph.Weight, image []float32) []float64 {
 	s := make([]float64, w.Out)
-	if w.Transposed {
-		for j := range s {
-			s[j] = kernel.SumSquares(image[j*w.In:][:w.In])
+	if dtype == "f32" && !w.Transposed {
+		for i := range w.In {
+			for j, v := range image[i*w.Out:][:w.Out] {
+				s[j] += float64(v) * float64(v)
+			}
 		}
 		return s
 	}
-	for i := range w.In {
-		for j, v := range image[i*w.Out:][:w.Out] {
-			s[j] += float64(v) * float64(v)
+	column, half, bytes8 := make([]float32, w.In), make([]byte, 2*w.In), make([]int8, w.In)
+	for j := range s {
+		if w.Transposed {
+			copy(column, image[j*w.In:])
+		} else {
+			for i := range column {
+				column[i] = image[i*w.Out+j]
+			}
 		}
+		switch dtype {
+		case "bf16":
+			kernel.F32ToBF16(half, column)
+			kernel.BF16ToF32(column, half)
+		case "int8":
+			kernel.Int8ToF32(column, bytes8, kernel.F32ToInt8(bytes8, column))
+		}
+		s[j] = kernel.SumSquares(column)
 	}
 	return s
 }
