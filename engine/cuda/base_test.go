@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lsrsurgeon/lsrsurgeon/engine/cpu"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 )
 
@@ -145,6 +146,87 @@ func TestBase(t *testing.T) {
 	e := f.open(t, Options{BaseDType: "int8"})
 	for _, transposed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("pieces/transposed=%v", transposed), func(t *testing.T) { compareBase(t, e, 1, 1030, 1100, transposed, 0x1p-22) })
+	}
+}
+
+// norms are the norms of the columns of W + A B/2 by an engine.
+func norms(t *testing.T, e graph.Engine, k, n int, transposed bool) []float32 {
+	t.Helper()
+	const rank = 3
+	r := rand.New(rand.NewPCG(5, uint64(k)))
+	bld := graph.NewBuilder()
+	a, b := bld.Param("a", []int{k, rank}, k, rank), bld.Param("b", []int{rank, n}, rank, n)
+	y := bld.ColNorm("norms", bld.Weight("w", k, n, transposed), graph.ColNorm{A: a, B: b, Alpha: 0.5})
+	bld.P.Forward = len(bld.P.Ops)
+	bld.Output(y)
+	x, err := e.Compile(bld.P, matrices{"w": normals(r, k*n)}, graph.Dims{T: 1, S: 1, MaxLen: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	if err := x.SetParams(normals(r, bld.P.ParamSize)); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Run(context.Background(), &graph.Batch{CuSeqlens: []int32{0, 1}, IDs: []int32{0}}); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]float32, n)
+	if err := x.Read(y, got); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// wantNorms is what norms computes, in float64 over the rounded matrix.
+func wantNorms(dtype string, k, n int, transposed bool) []float64 {
+	r := rand.New(rand.NewPCG(5, uint64(k)))
+	cols, down, across := n, n, 1 // from W[i, j] to W[i+1, j] and W[i, j+1]
+	if transposed {
+		cols, down, across = k, 1, k
+	}
+	w := roundedTo(dtype, normals(r, k*n), cols, transposed)
+	params := normals(r, 3*(k+n))
+	a, b := params[:3*k], params[3*k:]
+	out := make([]float64, n)
+	for j := range out {
+		for i := range k {
+			v := float64(w[i*down+j*across])
+			for q := range 3 {
+				v += 0.5 * float64(a[i*3+q]) * float64(b[q*n+j])
+			}
+			out[j] += v * v
+		}
+		out[j] = math.Sqrt(out[j])
+	}
+	return out
+}
+
+func compareNorms(t *testing.T, e graph.Engine, dtype string, k, n int, transposed bool) {
+	t.Helper()
+	want := wantNorms(dtype, k, n, transposed)
+	for j, v := range norms(t, e, k, n, transposed) {
+		if d := math.Abs(float64(v) - want[j]); !(d <= 2e-6*want[j]) {
+			t.Fatalf("%s: norm %d is %v, want %v", e.Name(), j, v, want[j])
+		}
+	}
+}
+
+// TestNormsOfBase checks that the norms of adapted columns (DoRA) are those of the
+// frozen matrix as it is held, on this engine and on the CPU's.
+func TestNormsOfBase(t *testing.T) {
+	f := openFake(t)
+	for _, dtype := range []string{"f32", "bf16", "int8"} {
+		c, err := cpu.New(cpu.Options{Threads: 1, BaseDType: dtype})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range []graph.Engine{c, f.open(t, Options{BaseDType: dtype})} {
+			for _, transposed := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/transposed=%v", dtype, e.Name(), transposed), func(t *testing.T) {
+					compareNorms(t, e, dtype, 65, 37, transposed)
+				})
+			}
+		}
 	}
 }
 
