@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
+	"github.com/lsrsurgeon/lsrsurgeon/merge"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 )
@@ -58,9 +60,12 @@ func compareMerged(ctx context.Context, a *app, base *formats.Checkpoint, ad *ad
 	if err != nil {
 		return nil, err
 	}
-	y, _, err := outputsOf(ctx, a, mm, opt, o, batch)
+	y, colsY, err := outputsOf(ctx, a, mm, opt, o, batch)
 	if err != nil {
 		return nil, err
+	}
+	if cols != colsY {
+		return nil, fmt.Errorf("%w: %s has %d %s a token and base and adapter have %d: it is no merge of these", merge.ErrMismatch, merged.Path(), colsY, what, cols)
 	}
 	c := compareOutputs(x, y, cols)
 	c.What, c.Tolerance = what, o.tolerance
@@ -145,7 +150,7 @@ func divergence(x, y []float32, cols int) (mean, largest float64) {
 	rows := len(x) / cols
 	for i := range rows {
 		p, q := x[i*cols:][:cols], y[i*cols:][:cols]
-		lp, lq := logSumExp(p), logSumExp(q)
+		lp, lq := task.LogSumExp(p), task.LogSumExp(q)
 		kl := 0.0
 		for k := range p {
 			d := float64(p[k]) - lp
@@ -156,16 +161,4 @@ func divergence(x, y []float32, cols int) (mean, largest float64) {
 		largest = max(largest, kl)
 	}
 	return mean, largest
-}
-
-func logSumExp(x []float32) float64 {
-	top := math.Inf(-1)
-	for _, v := range x {
-		top = max(top, float64(v))
-	}
-	sum := 0.0
-	for _, v := range x {
-		sum += math.Exp(float64(v) - top)
-	}
-	return top + math.Log(sum)
 }

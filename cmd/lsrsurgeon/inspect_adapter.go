@@ -2,14 +2,13 @@ package main
 
 import (
 	"fmt"
-	"math"
+	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
-	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
 )
 
 func newInspectAdapter(a *app) *cobra.Command {
@@ -49,11 +48,12 @@ func runInspectAdapter(a *app, path, base string) error {
 	if err != nil {
 		return err
 	}
-	ck := baseFor(a, ad, path, base)
+	ck, err := baseFor(a, ad, path, base)
+	if err != nil {
+		return err
+	}
 	if ck != nil {
 		defer ck.Close()
-	} else if base != "" {
-		return withHint(fmt.Errorf("base model %s cannot be opened", base), "see lsrsurgeon inspect tensors %s", base)
 	}
 	rows := []adapterRow{}
 	for i := range ad.Modules {
@@ -66,12 +66,14 @@ func runInspectAdapter(a *app, path, base string) error {
 			Norm: st.Norm, Rank: st.Rank, EffectiveRank: st.EffectiveRank, SeparationRank: st.SeparationRank, Singular: st.Singular}
 		if ck != nil {
 			if t, ok := weightOf(ck, m.Module); ok {
-				n, err := normOf(ck, t)
+				n, err := adapter.WeightNorm(ck, adapter.Site{Module: m.Module, Weight: t.Name})
 				if err != nil {
 					return err
 				}
-				rel := st.Norm / n
-				r.RelativeNorm = &rel
+				if n > 0 { // there is no size relative to nothing
+					rel := st.Norm / n
+					r.RelativeNorm = &rel
+				}
 			}
 		}
 		rows = append(rows, r)
@@ -106,24 +108,25 @@ func headRows(ad *adapter.Adapter) []map[string]any {
 	return rows
 }
 
-// baseFor opens the adapter's base model where it can be found; relative norms
-// are a bonus, so its absence is no error.
-func baseFor(a *app, ad *adapter.Adapter, path, given string) *formats.Checkpoint {
-	if given == "" {
-		given = ad.BaseModel
-		if exists(path + "/config.json") {
-			given = path
-		}
+// baseFor opens the base model that was given, or else the adapter's where it can be
+// found: relative norms are a bonus, so its absence is no error.
+func baseFor(a *app, ad *adapter.Adapter, path, given string) (*formats.Checkpoint, error) {
+	if given != "" {
+		return a.open(given)
 	}
-	if given == "" {
-		return nil
+	base := ad.BaseModel
+	if exists(filepath.Join(path, "config.json")) {
+		base = path
 	}
-	ck, err := a.open(given)
+	if base == "" {
+		return nil, nil
+	}
+	ck, err := a.open(base)
 	if err != nil {
 		a.detail("base model: %v", err)
-		return nil
+		return nil, nil
 	}
-	return ck
+	return ck, nil
 }
 
 // weightOf finds the weight of a module as an adapter names it: some files
@@ -142,19 +145,4 @@ func weightOf(ck *formats.Checkpoint, module string) (formats.Tensor, bool) {
 		}
 		rest = rest[i+1:]
 	}
-}
-
-// normOf is the Frobenius norm of a tensor.
-func normOf(ck *formats.Checkpoint, t formats.Tensor) (float64, error) {
-	const block = 1 << 16
-	buf := make([]float32, block)
-	sum := 0.0
-	for from := int64(0); from < t.Elements(); from += block {
-		b := buf[:min(block, t.Elements()-from)]
-		if err := ck.ReadF32(t, from, from+int64(len(b)), b); err != nil {
-			return 0, err
-		}
-		sum += kernel.SumSquares(b)
-	}
-	return math.Sqrt(sum), nil
 }
