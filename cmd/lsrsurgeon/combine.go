@@ -19,6 +19,7 @@ type combineOptions struct {
 	rank, head, threads  int
 	density              float64
 	seed                 uint64
+	set                  map[string]bool // flags that the user gave
 }
 
 func newCombine(a *app) *cobra.Command {
@@ -38,7 +39,10 @@ ties, dare and svd report what the reduction to --rank loses.`,
   lsrsurgeon combine a b c -o merged --method ties --density 0.2 --rank 16
   lsrsurgeon combine big -o small --method svd --rank 4`,
 		Args: minArgs(1, "ADAPTER"),
-		RunE: func(_ *cobra.Command, args []string) error { return runCombine(a, args, o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.set = changed(cmd)
+			return runCombine(a, args, o)
+		},
 	}
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory to write the adapter to")
@@ -63,6 +67,10 @@ func (o *combineOptions) check(n int) error {
 		return usagef("--head %d: there are %d adapters", o.head, n)
 	case o.rank > 0 && (o.method == "linear" || o.method == "cat"):
 		return usagef("--rank reduces, which %s does not: use --method svd", o.method)
+	case o.set["density"] && o.method != "ties" && o.method != "dare":
+		return usagef("--density is of ties and dare, and --method is %s", o.method)
+	case o.set["seed"] && o.method != "dare":
+		return usagef("--seed is of dare, and --method is %s", o.method)
 	}
 	return nil
 }

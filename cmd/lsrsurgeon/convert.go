@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,6 +22,7 @@ type convertOptions struct {
 type convertTarget struct {
 	name string
 	help string // what is written, for the list in the help text
+	uses string // the flags that mean something for this form, with spaces between
 	// flags adds the flags that only this form has; nil for none.
 	flags func(c *cobra.Command, o *convertOptions)
 	run   func(a *app, path string, o *convertOptions) error
@@ -28,18 +31,37 @@ type convertTarget struct {
 // convertTargets lists the forms in the order of the help text.
 func convertTargets() []convertTarget {
 	return []convertTarget{
-		{name: "peft-lora", help: "PEFT's LoRA, or DoRA for the kinds that rescale", run: runConvertPEFT},
-		{name: "peft-lokr", help: "PEFT's LoKr: one Kronecker product", run: runConvertPEFT},
-		{name: "peft-gralora", help: "PEFT's GraLoRA", run: runConvertPEFT},
-		{name: "lsr", help: "an LSR adapter fitted to one of another kind", flags: addLSRFlags, run: runConvertLSR},
-		{name: "selected-lora", help: "LoRA of the modules that a diffora search chose", flags: addSelectFlags, run: runSelectLoRA},
-		{name: "merged-lor2c", help: "lor2c with neighbouring connections made one", flags: addConnectionFlags, run: runMergeConnections},
-		{name: "kohya", help: "a file of kohya and LyCORIS: LoRA, or LoKr for krona", run: runConvertKohya},
-		{name: "mlx", help: "the directory of an MLX adapter", run: runConvertMLX},
-		{name: "gguf", help: "llama.cpp's file of a model, or of an adapter", flags: addGGUFFlags, run: runConvertGGUF},
-		{name: "onnx", help: "an ONNX graph with the adapter in it", flags: addConvertONNX, run: runConvertONNX},
-		{name: "onnx-adapter", help: "values for the graph's optional inputs, as ONNX Runtime loads them", run: runConvertONNXAdapter},
+		{name: "peft-lora", help: "PEFT's LoRA, or DoRA for the kinds that rescale", uses: "prefix", run: runConvertPEFT},
+		{name: "peft-lokr", help: "PEFT's LoKr: one Kronecker product", uses: "prefix", run: runConvertPEFT},
+		{name: "peft-gralora", help: "PEFT's GraLoRA", uses: "prefix", run: runConvertPEFT},
+		{name: "lsr", help: "an LSR adapter fitted to one of another kind", uses: "rank terms max-error split seed", flags: addLSRFlags, run: runConvertLSR},
+		{name: "selected-lora", help: "LoRA of the modules that a diffora search chose", uses: "keep", flags: addSelectFlags, run: runSelectLoRA},
+		{name: "merged-lor2c", help: "lor2c with neighbouring connections made one", uses: "merges rule", flags: addConnectionFlags, run: runMergeConnections},
+		{name: "kohya", help: "a file of kohya and LyCORIS: LoRA, or LoKr for krona", uses: "prefix dtype", run: runConvertKohya},
+		{name: "mlx", help: "the directory of an MLX adapter", uses: "dtype", run: runConvertMLX},
+		{name: "gguf", help: "llama.cpp's file of a model, or of an adapter", uses: "dtype pre-tokenizer no-tokenizer", flags: addGGUFFlags, run: runConvertGGUF},
+		{name: "onnx", help: "an ONNX graph with the adapter in it", uses: "as form head names-from any-base", flags: addConvertONNX, run: runConvertONNX},
+		{name: "onnx-adapter", help: "values for the graph's optional inputs, as ONNX Runtime loads them", uses: "as form names-from any-base", run: runConvertONNXAdapter},
 	}
+}
+
+// only refuses flags that the user gave and that only other forms use.
+func (t *convertTarget) only(all []convertTarget, set map[string]bool) error {
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		if slices.Contains(strings.Fields(t.uses), name) {
+			continue
+		}
+		var of []string
+		for _, other := range all {
+			if slices.Contains(strings.Fields(other.uses), name) {
+				of = append(of, other.name)
+			}
+		}
+		if len(of) > 0 {
+			return &usageError{msg: "--" + name + " has no meaning with --to " + t.name, hint: "it goes with --to " + strings.Join(of, ", ")}
+		}
+	}
+	return nil
 }
 
 func newConvert(a *app) *cobra.Command {
@@ -73,6 +95,9 @@ became of each tensor is printed with --verbose and --json.`,
 			o.set = changed(cmd)
 			for _, t := range targets {
 				if t.name == o.to {
+					if err := t.only(targets, o.set); err != nil {
+						return err
+					}
 					return t.run(a, args[0], o)
 				}
 			}

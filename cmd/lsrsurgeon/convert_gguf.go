@@ -58,6 +58,9 @@ func runConvertGGUF(a *app, path string, o *convertOptions) error {
 }
 
 func runConvertGGUFAdapter(a *app, path string, o *convertOptions) error {
+	if o.set["pre-tokenizer"] || o.set["no-tokenizer"] {
+		return usagef("--pre-tokenizer and --no-tokenizer are about a model, and %s is an adapter", path)
+	}
 	s, err := openForConvert(a, path, o)
 	if err == nil {
 		defer s.close()

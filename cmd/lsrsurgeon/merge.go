@@ -24,12 +24,30 @@ type mergeOptions struct {
 	out, base, weights, dtype, rounding, shard string
 	names                                      string
 	seed                                       uint64
-	reversible, check, allowUnchanged, anyBase bool
+	reversible, prove, allowUnchanged, anyBase bool
 	manifest, inPlace, resume                  bool
 	residual                                   string
 	residualRank                               int
 	workers                                    int
 	tolerance                                  float64
+	set                                        map[string]bool // flags that the user gave
+}
+
+// check refuses flags that contradict each other or have no use.
+func (o *mergeOptions) check(adapters int) error {
+	switch {
+	case o.reversible && o.dtype != "keep":
+		return usagef("--reversible keeps the dtype: leave out --dtype %s", o.dtype)
+	case o.prove && adapters > 1:
+		return usagef("--check compares with one adapter at a time")
+	case o.set["tolerance"] && !o.prove:
+		return usagef("--tolerance is of --check")
+	case o.set["residual-rank"] && o.residual == "":
+		return usagef("--residual-rank is of --keep-residual")
+	case o.residual != "" && o.residualRank < 1:
+		return usagef("--residual-rank %d: want at least 1", o.residualRank)
+	}
+	return nil
 }
 
 func newMerge(a *app) *cobra.Command {
@@ -50,7 +68,10 @@ leaves the old model, or is made good when the model is next opened by any comma
   lsrsurgeon merge run -o merged --rounding stochastic --seed 1 --reversible
   lsrsurgeon merge run -o merged --keep-residual rest --residual-rank 16`,
 		Args: minArgs(1, "ADAPTER"),
-		RunE: func(cmd *cobra.Command, args []string) error { return runMerge(cmd.Context(), a, args, o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.set = changed(cmd)
+			return runMerge(cmd.Context(), a, args, o)
+		},
 	}
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory of the merged model, or a .safetensors file (.onnx for an ONNX model; its external data come to lie beside it)")
@@ -62,7 +83,7 @@ leaves the old model, or is made good when the model is next opened by any comma
 	f.Uint64Var(&o.seed, "seed", 0, "seed of stochastic rounding")
 	f.BoolVar(&o.reversible, "reversible", false, "keep what unmerge needs to restore the base bit for bit")
 	f.StringVar(&o.shard, "max-shard-size", "", "cut the output into files of at most this size: 5GB (default: as the base)")
-	f.BoolVar(&o.check, "check", false, "compare the outputs of base and adapter with those of the merged model")
+	f.BoolVar(&o.prove, "check", false, "compare the outputs of base and adapter with those of the merged model")
 	f.Float64Var(&o.tolerance, "tolerance", 0, "largest difference that --check accepts (default 1e-4 in f32, 5e-2 of the largest output otherwise)")
 	f.BoolVar(&o.inPlace, "in-place", false, "change the base model's own files, by way of a journal that survives a crash")
 	f.BoolVar(&o.resume, "resume", false, "go on with a merge to the same output that was killed; the result is the same")
@@ -84,6 +105,9 @@ var dtypeNames = map[string]tensor.DType{"keep": tensor.Invalid, "f32": tensor.F
 
 func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) error {
 	weights, err := parseWeights(o.weights, len(adapters))
+	if err == nil {
+		err = o.check(len(adapters))
+	}
 	if err != nil {
 		return err
 	}
@@ -95,12 +119,6 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 		if base, err = baseOf(adapters[0], ""); err != nil {
 			return err
 		}
-	}
-	if o.reversible && o.dtype != "keep" {
-		return usagef("--reversible keeps the dtype: leave out --dtype %s", o.dtype)
-	}
-	if o.check && len(adapters) > 1 {
-		return usagef("--check compares with one adapter at a time")
 	}
 	ended, err := a.recoverMerge(base)
 	if err != nil {
@@ -164,7 +182,7 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 		return err
 	}
 	var proof *comparison
-	if o.check {
+	if o.prove {
 		if proof, err = compareMerged(ctx, a, ck, loaded[0], o); err != nil {
 			return err
 		}

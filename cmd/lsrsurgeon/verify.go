@@ -49,6 +49,9 @@ base and adapter on the same tokens.`,
 }
 
 func runVerify(ctx context.Context, a *app, path string, o *verifyOptions) error {
+	if o.tolerance != 0 && o.against == "" {
+		return usagef("--tolerance is of the comparison that --against and --adapter ask for")
+	}
 	ck, err := a.open(path)
 	if err != nil {
 		return err
