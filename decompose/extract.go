@@ -45,10 +45,13 @@ type ExtractOptions struct {
 
 // ExtractedModule says what became of one module.
 type ExtractedModule struct {
-	Module   string
-	In, Out  int
-	Rank     adapter.Rank
-	Terms    int
+	Module  string
+	In, Out int
+	Rank    adapter.Rank
+	Terms   int
+	// SplitIn and SplitOut are a1, a2 of in and b1, b2 of out; zero but for lsr.
+	SplitIn, SplitOut [2]int
+
 	Params   int
 	Norm     float64 // ‖ΔW‖, Frobenius
 	Relative float64 // ‖ΔW‖/‖W‖
@@ -109,6 +112,7 @@ type extraction struct {
 	head    []adapter.Tensor
 	report  ExtractReport
 	add     func(site adapter.Site, d *difference) // unless nil, adds to the difference
+	slope   float64                                // of the squared error, below which a budget takes no step
 
 	mu          sync.Mutex
 	done, total int64
@@ -152,7 +156,7 @@ func planExtraction(sites []adapter.Site, o ExtractOptions) (*extraction, error)
 		return nil, err
 	}
 	for _, m := range e.matched {
-		e.total += int64(m.In) * int64(m.Out)
+		e.total += int64(e.passes()) * int64(m.In) * int64(m.Out)
 	}
 	e.ladders = make([]*ladder, len(e.matched))
 	return e, nil
@@ -166,8 +170,28 @@ func unitAlpha(method string, r adapter.Rank) float64 {
 	return float64(r.R())
 }
 
-// run fits all modules, the largest first.
+// run goes through the modules once or twice, see passes.
 func (e *extraction) run(ctx context.Context) error {
+	for pass := range e.passes() {
+		e.between(pass)
+		if err := e.pass(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// between prepares for a pass. In the second, cheaper forms lower what the last
+// parameters of a budget bring, as they leave more of the budget: half of it is
+// room for that.
+func (e *extraction) between(pass int) {
+	if pass > 0 {
+		e.slope = marginal(e.ladders, e.Budget) / 2
+	}
+}
+
+// pass fits all modules, the largest first.
+func (e *extraction) pass(ctx context.Context) error {
 	order := make([]int, len(e.matched))
 	for i := range order {
 		order[i] = i
@@ -216,11 +240,9 @@ func (e *extraction) one(pool *kernel.Pool, b *part, d *difference, i int) error
 		e.add(m.Site, d)
 	}
 	f := &fitting{extraction: e, pool: pool, site: m.Site, set: m.Settings, d: d}
-	l, err := f.ladder()
-	if err != nil {
+	if err := f.climb(i); err != nil {
 		return &formats.Error{Path: e.tuned.ckpt.Path(), Tensor: e.names.tuned(m.Weight), Reason: err.Error(), Hint: "leave the module out of --target, or choose another method", Err: err}
 	}
-	e.ladders[i] = l
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.done += int64(m.In) * int64(m.Out)
@@ -266,8 +288,8 @@ func (e *extraction) finish() (*adapter.Adapter, *ExtractReport, error) {
 		lost += r.error2
 		mod := adapter.Module{Site: m.Site, Settings: m.Settings, Tensors: l.build(at[i])}
 		mod.Rank, mod.Terms, mod.Alpha = r.rank, r.terms, unitAlpha(m.Method, r.rank)
-		if r.plain {
-			mod.Split, mod.SplitOut = [2]int{m.In, 1}, [2]int{m.Out, 1}
+		if r.split != [2]int{} {
+			mod.Split, mod.SplitOut = r.split, r.splitOut
 		}
 		k, err := adapter.Lookup(mod.Method)
 		if err != nil {
@@ -277,7 +299,8 @@ func (e *extraction) finish() (*adapter.Adapter, *ExtractReport, error) {
 			return nil, nil, err
 		}
 		a.Modules = append(a.Modules, mod)
-		e.report.Modules = append(e.report.Modules, ExtractedModule{Module: m.Module, In: m.In, Out: m.Out, Rank: r.rank, Terms: r.terms, Params: r.params,
+		splitIn, splitOut := splitsOf(mod)
+		e.report.Modules = append(e.report.Modules, ExtractedModule{Module: m.Module, In: m.In, Out: m.Out, Rank: r.rank, Terms: r.terms, SplitIn: splitIn, SplitOut: splitOut, Params: r.params,
 			Norm: math.Sqrt(l.norm2), Relative: math.Sqrt(l.norm2 / l.base2), Error: math.Sqrt(r.error2 / l.norm2), Reached: reached[i]})
 	}
 	if len(a.Modules) == 0 {
@@ -290,6 +313,15 @@ func (e *extraction) finish() (*adapter.Adapter, *ExtractReport, error) {
 	e.report.Error = math.Sqrt(lost / all)
 	explicit(a, len(a.Modules) < len(e.matched))
 	return a, &e.report, nil
+}
+
+// splitsOf are the splits of in and out that a module's tensors have.
+func splitsOf(m adapter.Module) (in, out [2]int) {
+	if len(m.Specs) != 4 || m.Method != adapter.MethodLSR {
+		return in, out
+	}
+	s := func(i, j int) int { return m.Specs[i].Shape[j] }
+	return [2]int{s(0, 1), s(1, 1)}, [2]int{s(2, 2), s(3, 2)}
 }
 
 // explicit makes the configuration of a describe its modules: with targets by

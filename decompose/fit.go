@@ -18,8 +18,21 @@ type fitting struct {
 	d    *difference
 }
 
+// firstTriplets are asked for first where an error is to be reached.
+const firstTriplets = 16
+
 // sized says whether the size of the update is to be found.
-func (f *fitting) sized() bool { return f.MaxError > 0 || f.Budget > 0 }
+func (e *extraction) sized() bool { return e.MaxError > 0 || e.Budget > 0 }
+
+// climb makes the ladder of module i, or, where there is one, improves it.
+func (f *fitting) climb(i int) error {
+	if f.ladders[i] != nil {
+		return f.improve(f.ladders[i])
+	}
+	l, err := f.ladder()
+	f.ladders[i] = l
+	return err
+}
 
 // ladder fits the module in all sizes that are asked for.
 func (f *fitting) ladder() (*ladder, error) {
@@ -76,9 +89,9 @@ func errors2(p *kernel.Pool, d *SVD, w []float32, rows, cols int, flip bool, nor
 	return e
 }
 
-// enough finds singular values until the error or the largest size is reached.
-// ask gives the r leading ones.
-func (f *fitting) enough(most int, params func(r int) int, ask func(r int) (*SVD, float64, error)) (*SVD, float64, error) {
+// enough finds singular values until the error or the largest size is reached,
+// first at a time to begin with. ask gives the r leading ones.
+func (f *fitting) enough(first, most int, params func(r int) int, ask func(r int) (*SVD, float64, error)) (*SVD, float64, error) {
 	r := most
 	switch {
 	case f.Budget > 0:
@@ -86,7 +99,7 @@ func (f *fitting) enough(most int, params func(r int) int, ask func(r int) (*SVD
 			r--
 		}
 	case f.MaxError > 0:
-		r = min(16, most)
+		r = min(first, most)
 	}
 	for {
 		d, norm2, err := ask(r)
@@ -111,7 +124,7 @@ func (f *fitting) lora() (*ladder, error) {
 	var norm2 float64
 	var err error
 	if f.sized() {
-		d, norm2, err = f.enough(min(f.MaxRank, in, out), params, f.triplets)
+		d, norm2, err = f.enough(firstTriplets, min(f.MaxRank, in, out), params, f.triplets)
 	} else {
 		d, norm2, err = f.triplets(min(f.set.Rank.R1, in, out))
 	}
@@ -204,7 +217,7 @@ func (f *fitting) krona() (*ladder, error) {
 	var d *SVD
 	var norm2 float64
 	if f.sized() {
-		d, norm2, err = f.enough(min(f.MaxRank, m1, m2), params, ask)
+		d, norm2, err = f.enough(firstTriplets, min(f.MaxRank, m1, m2), params, ask)
 	} else {
 		d, norm2, err = ask(min(s.S, m1, m2))
 	}

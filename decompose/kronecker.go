@@ -16,6 +16,11 @@ import (
 // Cost: a truncated SVD of an (A1·R1, A2·R2) matrix. It panics if s is no
 // shape or k has another size. Source: Van Loan and Pitsianis (1993).
 func NearestKronecker(p *kernel.Pool, k []float64, s kron.Shape, seed uint64) (kron.Factor[float64], error) {
+	return nearestKronecker(p, k, s, seed, Truncated)
+}
+
+// nearestKronecker is NearestKronecker by some method of truncated SVD.
+func nearestKronecker(p *kernel.Pool, k []float64, s kron.Shape, seed uint64, svd func(p *kernel.Pool, a []float64, m, n, r int, seed uint64) (*SVD, error)) (kron.Factor[float64], error) {
 	if err := s.Check(); err != nil {
 		panic("decompose: " + err.Error())
 	}
@@ -27,7 +32,7 @@ func NearestKronecker(p *kernel.Pool, k []float64, s kron.Shape, seed uint64) (k
 	r := make([]float64, m1*m2)
 	kron.Rearrange(r, k, s)
 	n := min(s.S, m1, m2)
-	d, err := Truncated(p, r, m1, m2, n, seed)
+	d, err := svd(p, r, m1, m2, n, seed)
 	if err != nil {
 		return f, err
 	}

@@ -11,10 +11,9 @@ type rung struct {
 	rank   adapter.Rank
 	terms  int
 	params int
-	// plain says that the second matrix of each factor is 1x1, so that the
-	// first is the factor itself, as in LoRA.
-	plain  bool
-	error2 float64 // ‖ΔW - scale·A B‖²
+	// split and splitOut are those of in and out, or zero for the settings'.
+	split, splitOut [2]int
+	error2          float64 // ‖ΔW - scale·A B‖²
 	// tensors are the module's tensors, or nil where make has them.
 	tensors [][]float32
 }
@@ -24,6 +23,8 @@ type rung struct {
 type ladder struct {
 	norm2, base2 float64 // of ΔW and of W
 	rungs        []rung
+	bounds       []float64   // of lsr: squared errors of keeping 0, 1, ... triplets
+	triplets     *triplets32 // of lsr with plain factors
 	// build returns the tensors of rung i.
 	build func(i int) [][]float32
 }

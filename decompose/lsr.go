@@ -240,6 +240,8 @@ type lsrFit struct {
 	pool   *kernel.Pool
 	a, b   *half
 	error2 float64
+	// hopeless says that settle saw no way below the error that it was given.
+	hopeless bool
 }
 
 // sweep improves A and then B once by alternating least squares and sets

@@ -20,6 +20,13 @@ const (
 	coarseSweeps = 80
 	fineSweeps   = 12
 	sweepGain    = 1e-4
+	// A fit is given up after patientSweeps where furtherSweeps that each gain as
+	// much as the last one would not be enough.
+	patientSweeps = 6
+	furtherSweeps = 40
+	// directElements bounds the matrices on which a fit that may be given up is
+	// swept at once: the triplets alone show too little of a flat spectrum.
+	directElements = 1 << 22
 	// moreStarts are tried beside that of the SVD.
 	moreStarts = 7
 	// spareTriplets are kept beyond the rank for the sweeps on triplets.
@@ -53,7 +60,7 @@ func FitLSR(p *kernel.Pool, w []float32, a, b kron.Shape, seed uint64) (fa, fb k
 		return fa, fb, 0, err
 	}
 	m := &matrix{p: p, w: w, rows: a.N, cols: b.M, norm2: norm2, trials: moreStarts}
-	f, err := m.fit(d, a, b, seed)
+	f, err := m.fit(d, &trial{a: a, b: b}, seed, math.Inf(1))
 	if err != nil {
 		return fa, fb, 0, err
 	}
@@ -111,29 +118,38 @@ func (m *matrix) residual2(a, b *half) float64 {
 }
 
 // fit is FitLSR on given leading triplets, at least as many as the rank where
-// there are.
-func (m *matrix) fit(d *SVD, a, b kron.Shape, seed uint64) (*lsrFit, error) {
-	sb := kron.Shape{S: b.S, A1: b.R1, R1: b.A1, A2: b.R2, R2: b.A2, N: b.M, M: b.N} // of Bᵀ
+// there are. It returns nil where it sees that the squared error will not fall
+// below most.
+func (m *matrix) fit(d *SVD, t *trial, seed uint64, most float64) (*lsrFit, error) {
 	if m.norm2 == 0 {
-		return &lsrFit{a: newHalf(a), b: newHalf(sb)}, nil
+		return &lsrFit{a: newHalf(t.a), b: newHalf(turned(t.b))}, nil
 	}
-	coarse := compressed(m.p, d, a.N, sb.N)
-	best, err := m.starts(d, a, sb, coarse, seed)
-	if err != nil {
-		return nil, err
+	best := t.start
+	if best == nil {
+		var err error
+		if best, err = m.starts(d, t.a, turned(t.b), seed, most); best == nil || err != nil {
+			return nil, err
+		}
 	}
 	best.error2 = math.Inf(1)
-	if err := best.settle(m.products(), fineSweeps); err != nil {
+	if err := best.settle(m.products(), fineSweeps, most); err != nil || best.hopeless {
 		return nil, err
 	}
 	best.error2 = m.residual2(best.a, best.b)
 	return best, nil
 }
 
-// starts tries the start from the SVD and random ones, until one comes near the
-// best that its rank allows, and goes on with the two best.
-func (m *matrix) starts(d *SVD, a, sb kron.Shape, t products, seed uint64) (*lsrFit, error) {
-	bound := t.norm2 // no update of this rank leaves less
+// starts tries the start from the SVD and random ones, on the triplets alone
+// unless most is a bound and ΔW small, until one comes near the best that its
+// rank allows, and goes on with the two best. It returns nil where none will
+// bring the squared error below most.
+func (m *matrix) starts(d *SVD, a, sb kron.Shape, seed uint64, most float64) (*lsrFit, error) {
+	t := compressed(m.p, d, a.N, sb.N)
+	if !math.IsInf(most, 1) && len(m.w) <= directElements {
+		t = m.products()
+	}
+	most -= m.norm2 - t.norm2 // the triplets leave the rest
+	bound := t.norm2          // no update of this rank leaves less
 	for _, s := range d.S[:min(a.M, len(d.S))] {
 		bound -= s * s
 	}
@@ -144,25 +160,33 @@ func (m *matrix) starts(d *SVD, a, sb kron.Shape, t products, seed uint64) (*lsr
 		if err != nil {
 			return nil, err
 		}
-		if err := f.settle(t, trialSweeps); err != nil {
+		if err := f.settle(t, trialSweeps, most); err != nil {
 			return nil, err
+		}
+		if f.hopeless {
+			continue
 		}
 		tried = append(tried, f)
 		if f.error2 <= good {
 			break
 		}
 	}
-	slices.SortStableFunc(tried, func(x, y *lsrFit) int { return cmp.Compare(x.error2, y.error2) })
+	byError := func(x, y *lsrFit) int { return cmp.Compare(x.error2, y.error2) }
+	slices.SortStableFunc(tried, byError)
 	tried = tried[:min(2, len(tried))]
 	for _, f := range tried {
-		if err := f.settle(t, coarseSweeps); err != nil {
+		if err := f.settle(t, coarseSweeps, most); err != nil {
 			return nil, err
 		}
 		if f.error2 <= good {
 			return f, nil
 		}
 	}
-	return slices.MinFunc(tried, func(x, y *lsrFit) int { return cmp.Compare(x.error2, y.error2) }), nil
+	tried = slices.DeleteFunc(tried, func(f *lsrFit) bool { return f.hopeless })
+	if len(tried) == 0 {
+		return nil, nil
+	}
+	return slices.MinFunc(tried, byError), nil
 }
 
 // start makes start i: 0 from the singular triplets, others at random.
@@ -195,7 +219,16 @@ func rooted(p *kernel.Pool, u, sv []float64, s kron.Shape, seed uint64) (kron.Fa
 			k[i*s.M+j] = u[i*l+j] * math.Sqrt(sv[j])
 		}
 	}
-	return NearestKronecker(p, k, s, seed)
+	return nearestKronecker(p, k, s, seed, roughly)
+}
+
+// roughly is Truncated for a start, which the sweeps improve anyway: by random
+// projection wherever that takes less.
+func roughly(p *kernel.Pool, a []float64, m, n, r int, seed uint64) (*SVD, error) {
+	if 2*(r+oversampling) >= min(m, n) {
+		return Truncated(p, a, m, n, r, seed)
+	}
+	return randomised(p, a, m, n, r, seed)
 }
 
 func (h *half) random(src adapter.Source, name string) {
@@ -208,14 +241,21 @@ func (h *half) random(src adapter.Source, name string) {
 	}
 }
 
-// settle sweeps until the gain is small.
-func (f *lsrFit) settle(t products, sweeps int) error {
-	for range sweeps {
+// settle sweeps until the gain is small, or the fit is hopeless: where even
+// further sweeps that gain as much as the last one would not bring the squared
+// error below most.
+func (f *lsrFit) settle(t products, sweeps int, most float64) error {
+	for i := range sweeps {
 		before := f.error2
 		if err := f.sweep(t); err != nil {
 			return err
 		}
-		if before-f.error2 <= sweepGain*f.error2 || f.error2 <= roundOff*roundOff*t.norm2 {
+		gain := before - f.error2
+		if i+1 >= patientSweeps && f.error2-furtherSweeps*gain > most {
+			f.hopeless = true
+			return nil
+		}
+		if gain <= sweepGain*f.error2 || f.error2 <= roundOff*roundOff*t.norm2 {
 			return nil
 		}
 	}
@@ -224,7 +264,7 @@ func (f *lsrFit) settle(t products, sweeps int) error {
 
 // transposed returns the factor of Kᵀ.
 func transposed(f kron.Factor[float64]) kron.Factor[float64] {
-	g := kron.Factor[float64]{Shape: kron.Shape{S: f.S, A1: f.R1, R1: f.A1, A2: f.R2, R2: f.A2, N: f.M, M: f.N}, F1: make([]float64, len(f.F1)), F2: make([]float64, len(f.F2))}
+	g := kron.Factor[float64]{Shape: turned(f.Shape), F1: make([]float64, len(f.F1)), F2: make([]float64, len(f.F2))}
 	for k := range f.S {
 		flip(g.F1[k*f.A1*f.R1:], f.F1[k*f.A1*f.R1:], f.A1, f.R1)
 		flip(g.F2[k*f.A2*f.R2:], f.F2[k*f.A2*f.R2:], f.A2, f.R2)
@@ -255,180 +295,6 @@ func lsrShapes(site adapter.Site, set adapter.Settings) (a, b kron.Shape, err er
 	a = kron.Shape{S: s(0, 0), A1: s(0, 1), R1: s(0, 2), A2: s(1, 1), R2: s(1, 2), N: site.In, M: s(0, 2) * s(1, 2)}
 	b = kron.Shape{S: s(2, 0), A1: s(2, 1), R1: s(2, 2), A2: s(3, 1), R2: s(3, 2), N: a.M, M: site.Out}
 	return a, b, nil
-}
-
-// lsrSizes lists the sizes to try, cheapest first.
-func (f *fitting) lsrSizes() ([]adapter.Settings, error) {
-	if !f.sized() {
-		return []adapter.Settings{f.set}, nil
-	}
-	ranks := []adapter.Rank{f.set.Rank}
-	if !f.FixedRank {
-		ranks = nil
-		for r := 1; r*r <= min(f.MaxRank, f.site.In, f.site.Out); r *= 2 {
-			ranks = append(ranks, adapter.Rank{R1: r, R2: r})
-		}
-	}
-	type sized struct {
-		adapter.Settings
-		params int
-	}
-	var all []sized
-	for _, r := range ranks {
-		for s := 1; ; s *= 2 {
-			set := f.set
-			set.Rank, set.Terms = r, s
-			a, b, err := lsrShapes(f.site, set)
-			if err != nil {
-				return nil, err
-			}
-			n := a.Params() + b.Params()
-			// More terms than either rearranged factor has rank add nothing, nor does
-			// what costs as much as the factors of that rank themselves.
-			if f.mixed() && n >= plainParams(f.site, r.R()) || s > 1 && s/2 >= max(min(a.A1*a.R1, a.A2*a.R2), min(b.A1*b.R1, b.A2*b.R2)) || 2*n > f.site.In*f.site.Out || f.Budget > 0 && int64(n) > f.Budget {
-				break
-			}
-			all = append(all, sized{set, n})
-		}
-	}
-	slices.SortStableFunc(all, func(x, y sized) int { return cmp.Compare(x.params, y.params) })
-	sets := make([]adapter.Settings, len(all))
-	for i, s := range all {
-		sets[i] = s.Settings
-	}
-	return sets, nil
-}
-
-// mixed says whether a module may also get plain factors, which are LSR with
-// the splits in x 1 and out x 1: where size and splits are free to choose. Then
-// no LSR update of some size is further from ΔW than LoRA's.
-func (f *fitting) mixed() bool {
-	none := [2]int{}
-	return f.sized() && !f.FixedRank && f.set.Split == none && f.set.SplitOut == none
-}
-
-// plainParams is the number of parameters of plain factors of rank r.
-func plainParams(site adapter.Site, r int) int { return r*(site.In+site.Out) + 2 }
-
-// plainRungs are the plain factors of every rank that d has triplets for;
-// errors are the squared errors of keeping 0, 1, ... of them.
-func (f *fitting) plainRungs(d *SVD, errors []float64) []rung {
-	n := min(len(d.S), f.MaxRank)
-	var rungs []rung
-	for r := 1; r <= n; r++ {
-		if f.Budget > 0 && int64(plainParams(f.site, r)) > f.Budget {
-			break
-		}
-		rungs = append(rungs, rung{rank: adapter.Rank{R1: r, R2: 1}, terms: 1, params: plainParams(f.site, r), plain: true, error2: errors[r]})
-	}
-	return rungs
-}
-
-// plain returns the tensors of plain factors of any rank up to r.
-func (f *fitting) plain(d *SVD, r int) func(r int) [][]float32 {
-	in, out := f.site.In, f.site.Out
-	d = leadingOf(d, in, out, r)
-	n := len(d.S)
-	left, right := halves(d, in, out) // (n, in), (out, n)
-	return func(r int) [][]float32 {
-		a, b := make([]float32, in*r), make([]float32, r*out)
-		kernel.Transpose(a, r, left, in, r, in)
-		kernel.Transpose(b, out, right, n, out, r)
-		return [][]float32{a, {1}, b, {1}}
-	}
-}
-
-func (f *fitting) lsr() (*ladder, error) {
-	sets, err := f.lsrSizes()
-	if err != nil {
-		return nil, err
-	}
-	most := 1
-	for _, s := range sets {
-		most = max(most, s.Rank.R())
-	}
-	d, norm2, err := f.triplets(min(most+spareTriplets, f.site.In, f.site.Out))
-	if err != nil {
-		return nil, err
-	}
-	l := &ladder{norm2: norm2}
-	if norm2 == 0 {
-		return l, nil
-	}
-	bounds := errors2(f.pool, d, f.d.d, f.d.rows, f.d.cols, f.site.Transposed, norm2)
-	var plains []rung
-	if f.mixed() {
-		plains = f.plainRungs(d, bounds)
-	}
-	if l.rungs, err = f.fits(sets, d, bounds, plains); err != nil {
-		return nil, err
-	}
-	l.rungs = append(l.rungs, plains...)
-	if f.sized() {
-		slices.SortStableFunc(l.rungs, func(x, y rung) int { return cmp.Compare(x.params, y.params) })
-		l.rungs = falling(l.rungs)
-	}
-	// Only the triplets that may still be asked for are kept.
-	rest := l.rungs
-	if i, ok := l.reach(f.MaxError); ok && f.byError() {
-		rest = rest[i : i+1]
-	}
-	largest := 0
-	for _, r := range rest {
-		if r.plain {
-			largest = max(largest, r.rank.R1)
-		}
-	}
-	plain := f.plain(d, largest)
-	l.build = func(i int) [][]float32 {
-		if r := l.rungs[i]; r.plain {
-			return plain(r.rank.R1)
-		}
-		return l.rungs[i].tensors
-	}
-	return l, nil
-}
-
-// byError says whether the smallest size within an error is asked for.
-func (f *fitting) byError() bool { return f.MaxError > 0 && f.Budget == 0 }
-
-// fits fits ΔW in each of the sizes, cheapest first, until one is within the
-// error that is asked for or the plain factors that are cost less. bounds are
-// the squared errors that a rank leaves at least.
-func (f *fitting) fits(sets []adapter.Settings, d *SVD, bounds []float64, plains []rung) ([]rung, error) {
-	m := &matrix{p: f.pool, w: f.d.d, rows: f.d.rows, cols: f.d.cols, flip: f.site.Transposed, norm2: bounds[0], trials: moreStarts}
-	if len(sets) > 1 {
-		m.trials = 1
-	}
-	target, limit := f.MaxError*f.MaxError*bounds[0], math.MaxInt
-	if i := slices.IndexFunc(plains, func(r rung) bool { return r.error2 <= target }); i >= 0 && f.byError() {
-		limit = plains[i].params
-	}
-	var rungs []rung
-	for _, set := range sets {
-		r := set.Rank.R()
-		a, b, err := lsrShapes(f.site, set)
-		if err != nil {
-			return nil, err
-		}
-		params := a.Params() + b.Params()
-		if params >= limit {
-			break
-		}
-		// No update of that rank is nearer than the SVD's.
-		if f.byError() && r < len(d.S)-spareTriplets && bounds[r] > target {
-			continue
-		}
-		fit, err := m.fit(leadingOf(d, f.site.In, f.site.Out, r+spareTriplets), a, b, f.Config.Seed)
-		if err != nil {
-			return nil, err
-		}
-		rungs = append(rungs, rung{rank: set.Rank, terms: set.Terms, params: params, error2: fit.error2, tensors: fit.tensors()})
-		if f.byError() && fit.error2 <= target {
-			break
-		}
-	}
-	return rungs, nil
 }
 
 // leadingOf keeps the first r triplets.

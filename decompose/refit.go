@@ -36,25 +36,28 @@ func Refit(ctx context.Context, a *adapter.Adapter, o ExtractOptions) (*adapter.
 	pool := kernel.NewPool(max(1, e.Threads))
 	defer pool.Close()
 	updated := false
-	for i, m := range e.matched {
-		if err := ctx.Err(); err != nil {
-			return nil, nil, err
-		}
-		x := deltas[i].Dense()
-		d := &difference{rows: m.In, cols: m.Out, d: make([]float32, len(x))}
-		narrowInto(d.d, x)
-		site := m.Site
-		site.Transposed = false // ΔW is (in, out) here
-		f := &fitting{extraction: e, pool: pool, site: site, set: m.Settings, d: d}
-		l, err := f.ladder()
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", m.Module, err)
-		}
-		l.base2 = l.norm2
-		e.ladders[i], updated = l, updated || l.norm2 > 0
-		e.done += int64(len(x))
-		if e.Progress != nil {
-			e.Progress(e.done, e.total)
+	for pass := range e.passes() {
+		e.between(pass)
+		for i, m := range e.matched {
+			if err := ctx.Err(); err != nil {
+				return nil, nil, err
+			}
+			x := deltas[i].Dense()
+			d := &difference{rows: m.In, cols: m.Out, d: make([]float32, len(x))}
+			narrowInto(d.d, x)
+			site := m.Site
+			site.Transposed = false // ΔW is (in, out) here
+			f := &fitting{extraction: e, pool: pool, site: site, set: m.Settings, d: d}
+			if err := f.climb(i); err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", m.Module, err)
+			}
+			l := e.ladders[i]
+			l.base2 = l.norm2
+			updated = updated || l.norm2 > 0
+			e.done += int64(len(x))
+			if e.Progress != nil {
+				e.Progress(e.done, e.total)
+			}
 		}
 	}
 	if !updated {

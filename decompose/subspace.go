@@ -189,17 +189,26 @@ func orthonormal(p *kernel.Pool, x []float32, rows, cols int) (q, r []float64) {
 			}
 			return householder(q, rows, cols)
 		}
-		kernel.GemmF64(p, false, false, rows, cols, cols, 1, q, cols, mat.DenseCopyOf(&inv).RawMatrix().Data, cols, 0, y, cols)
+		kernel.GemmF64(p, false, false, rows, cols, cols, 1, q, cols, upper(&inv), cols, 0, y, cols)
 		q, y = y, q
 		if round == 0 {
 			first = &u
 			continue
 		}
-		var product mat.Dense
-		product.Mul(&u, first)
-		r = product.RawMatrix().Data
+		r = make([]float64, cols*cols)
+		kernel.GemmF64(p, false, false, cols, cols, cols, 1, upper(&u), cols, upper(first), cols, 0, r, cols)
 	}
 	return q, r
+}
+
+// upper returns the elements of an upper triangular matrix, row-major.
+func upper(t *mat.TriDense) []float64 {
+	raw := t.RawTriangular()
+	x := make([]float64, raw.N*raw.N)
+	for i := range raw.N {
+		copy(x[i*raw.N+i:(i+1)*raw.N], raw.Data[i*raw.Stride+i:i*raw.Stride+raw.N])
+	}
+	return x
 }
 
 // householder returns x = Q R by reflections, for rows >= cols. It changes x.

@@ -32,8 +32,8 @@ from several starts, KronA by the nearest sum of Kronecker products. The size is
 fixed (--rank, --terms), the smallest within a relative error per layer
 (--max-error), or a number of parameters for the whole adapter that goes where
 it lowers the error most (--budget). An LSR update whose size is free may also get
-the factors of LoRA, which are LSR's with the splits in x 1 and out x 1, where they
-cost less. Names and shapes are compared before any work starts; one matrix is in
+other splits where they cost less: the factors of LoRA, which are LSR's with the
+splits in x 1 and out x 1, or one of them with a Kronecker product on the other side. Names and shapes are compared before any work starts; one matrix is in
 memory at a time, never a model.`,
 		Example: `  lsrsurgeon extract --base MODEL --tuned FINE_TUNED -o adapter --method lora --rank 16 --target all-linear
   lsrsurgeon extract --base MODEL --tuned FINE_TUNED -o adapter --method lsr --rank 4x4 --terms 8
@@ -212,6 +212,8 @@ type extractRow struct {
 	Out        int     `json:"out"`
 	Rank       string  `json:"rank"`
 	Terms      int     `json:"terms"`
+	SplitIn    string  `json:"split_in,omitempty"` // of lsr
+	SplitOut   string  `json:"split_out,omitempty"`
 	Parameters int     `json:"parameters"`
 	DeltaNorm  float64 `json:"delta_norm"`
 	Relative   float64 `json:"relative_norm"`
@@ -223,7 +225,10 @@ func printExtract(a *app, o *extractOptions, ad *adapter.Adapter, rep *decompose
 	rows := []extractRow{}
 	short := 0
 	for _, m := range rep.Modules {
-		r := extractRow{m.Module, m.In, m.Out, m.Rank.String(), m.Terms, m.Params, m.Norm, m.Relative, m.Error, nil}
+		r := extractRow{m.Module, m.In, m.Out, m.Rank.String(), m.Terms, "", "", m.Params, m.Norm, m.Relative, m.Error, nil}
+		if m.SplitIn != [2]int{} {
+			r.SplitIn, r.SplitOut = splitText(m.SplitIn), splitText(m.SplitOut)
+		}
 		if o.maxError > 0 {
 			ok := m.Reached
 			r.Reached = &ok

@@ -1,30 +1,41 @@
 #!/usr/bin/env python3
 """Error against parameters of LSR and of LoRA on a real difference.
 
-  extract_curve.py MODEL TRAIN_TSV OUT [--lsrsurgeon PROGRAM] [--steps N]
+  extract_curve.py MODEL OUT (--data TRAIN_TSV [--steps N] [--keep DIR] | --tuned MODEL) [--lsrsurgeon PROGRAM]
 
-Fine-tunes all weights of MODEL (a BERT encoder, such as all-MiniLM-L6-v2) on
-pairs of sentences (MRPC's TSV), extracts LoRA and LSR adapters of several
-sizes from the result with the program, and writes OUT.json and OUT.svg: the
-error relative to the norm of the difference, over all linear layers, against
-the number of parameters. Sizes are those of all modules alike, or a budget that
-goes where it lowers the error most; under a budget LSR chooses rank, terms and,
-between the usual one and in x 1, the split of every module. Needs torch and transformers; recorded in OUT.json."""
-import argparse, csv, json, math, os, subprocess, tempfile
-import torch, transformers
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+Extracts LoRA and LSR adapters of several sizes from the difference of a
+fine-tuned model and MODEL (a BERT encoder, such as all-MiniLM-L6-v2) with the
+program, and writes OUT.json and OUT.svg: the error relative to the norm of the
+difference, over all linear layers, against the number of parameters. The
+fine-tuned model is given, or made by training all weights of MODEL on pairs of
+sentences (MRPC's TSV), for which torch and transformers are needed, and kept
+under DIR.
+
+Sizes are those of all modules alike, or a budget that goes where it lowers the
+error most; under a budget LSR chooses rank, terms and splits of every module.
+Points that OUT.json has of the same two models are not computed again."""
+import argparse, csv, hashlib, json, math, os, resource, subprocess, tempfile
 
 p = argparse.ArgumentParser()
-p.add_argument("model"); p.add_argument("data"); p.add_argument("out")
+p.add_argument("model"); p.add_argument("out")
+p.add_argument("--data"); p.add_argument("--tuned"); p.add_argument("--keep")
 p.add_argument("--lsrsurgeon", default="lsrsurgeon")
 p.add_argument("--steps", type=int, default=40)
 a = p.parse_args()
-LORA = ["1", "2", "4", "8"]
-LSR = [("2x2", 4), ("2x2", 16), ("4x4", 8), ("4x4", 16)]
+if bool(a.data) == bool(a.tuned):
+    p.error("give --data to fine-tune, or --tuned")
 BUDGETS = [42240, 84480, 168960, 337920]
+CURVES = {
+    "LoRA": [["--method", "lora", "--rank", str(r)] for r in (1, 2, 4, 8)],
+    "LSR, usual split": [["--method", "lsr", "--rank", r, "--terms", str(s)] for r, s in (("2x2", 4), ("2x2", 16), ("4x4", 8), ("4x4", 16))],
+    "LoRA, budget": [["--method", "lora", "--budget", str(b)] for b in BUDGETS],
+    "LSR, budget": [["--method", "lsr", "--budget", str(b)] for b in BUDGETS],
+}
 
 
 def tune(out):
+    import torch, transformers
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
     torch.manual_seed(0)
     tok = AutoTokenizer.from_pretrained(a.model)
     m = AutoModelForSequenceClassification.from_pretrained(a.model, num_labels=2)
@@ -41,13 +52,26 @@ def tune(out):
         torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
         opt.step(); opt.zero_grad()
     m.save_pretrained(out)
-    return loss.item()
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {a.steps} steps, last loss {loss.item():.4f}")
 
 
-def extract(tuned, out, *flags):
+def sha256(model):
+    h = hashlib.sha256()
+    with open(os.path.join(model, "model.safetensors"), "rb") as f:
+        while block := f.read(1 << 20):
+            h.update(block)
+    return h.hexdigest()
+
+
+def extract(tuned, out, flags):
     cmd = [a.lsrsurgeon, "extract", "--base", a.model, "--tuned", tuned, "-o", out, "--target", "all-linear", "--json", "--quiet", *flags]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     r = json.loads(subprocess.run(cmd, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
-    return {"flags": " ".join(flags), "parameters": r["trainable"], "error": r["relative_error"]}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    other = sum(m["split_in"] != f'{m["in"]}x1' or m["split_out"] != f'{m["out"]}x1' for m in r["modules"]) if "lsr" in flags else 0
+    return {"flags": " ".join(flags), "parameters": r["trainable"], "error": r["relative_error"], "cpu_seconds": round(spent, 1),
+            "modules": len(r["modules"]), "modules_not_plain": other}
 
 
 def svg(curves):
@@ -67,25 +91,33 @@ def svg(curves):
     s.append(f'<text x="{w/2}" y="{h-12}" text-anchor="middle">parameters</text>')
     for (name, c), col in zip(curves.items(), ("#c33", "#236", "#e90", "#295")):
         pts = sorted((px(math.log10(q["parameters"])), py(q["error"])) for q in c)
-        if name != "LSR":
+        if "usual" not in name:
             s.append(f'<polyline fill="none" stroke="{col}" points="' + " ".join(f"{x:.1f},{y:.1f}" for x, y in pts) + '"/>')
         s += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{col}"/>' for x, y in pts]
-        s.append(f'<text x="{w-130}" y="{top+16+16*list(curves).index(name)}" fill="{col}">{name}</text>')
+        s.append(f'<text x="{w-140}" y="{top+16+16*list(curves).index(name)}" fill="{col}">{name}</text>')
     return "\n".join(s + ["</svg>"]) + "\n"
 
 
 with tempfile.TemporaryDirectory() as tmp:
-    tuned = os.path.join(tmp, "tuned")
-    loss = tune(tuned)
-    curves = {"LoRA": [extract(tuned, f"{tmp}/lora{r}", "--method", "lora", "--rank", r) for r in LORA],
-              "LSR": [extract(tuned, f"{tmp}/lsr{r}-{s}", "--method", "lsr", "--rank", r, "--terms", str(s)) for r, s in LSR],
-              "LoRA, budget": [extract(tuned, f"{tmp}/lora-b{b}", "--method", "lora", "--budget", str(b)) for b in BUDGETS],
-              "LSR, budget": [extract(tuned, f"{tmp}/lsr-b{b}", "--method", "lsr", "--budget", str(b)) for b in BUDGETS]}
-doc = {"torch": torch.__version__, "transformers": transformers.__version__, "steps": a.steps, "final_loss": loss, "curves": curves}
-with open(a.out + ".json", "w") as f:
-    json.dump(doc, f, indent=1); f.write("\n")
+    tuned = a.tuned or a.keep or os.path.join(tmp, "tuned")
+    if not a.tuned:
+        tune(tuned)
+    doc = {"base_sha256": sha256(a.model), "tuned_sha256": sha256(tuned)}
+    points = {}
+    if os.path.exists(a.out + ".json"):
+        with open(a.out + ".json") as f:
+            kept = json.load(f)
+        if all(kept.get(k) == v for k, v in doc.items()):
+            points = {q["flags"]: q for c in kept["curves"].values() for q in c}
+    for name, sizes in CURVES.items():
+        for flags in sizes:
+            key = " ".join(flags)
+            if key not in points:
+                points[key] = extract(tuned, os.path.join(tmp, f"adapter{len(points)}"), flags)
+            q = points[key]
+            print(f'{name}\t{key}\t{q["parameters"]}\t{q["error"]:.4f}\t{q["cpu_seconds"]} s', flush=True)
+            doc["curves"] = {n: [points[k] for k in map(" ".join, s) if k in points] for n, s in CURVES.items()}
+            with open(a.out + ".json", "w") as f:
+                json.dump(doc, f, indent=1); f.write("\n")
 with open(a.out + ".svg", "w") as f:
-    f.write(svg(curves))
-for name, c in curves.items():
-    for q in c:
-        print(f'{name}\t{q["flags"]}\t{q["parameters"]}\t{q["error"]:.4f}')
+    f.write(svg(doc["curves"]))
