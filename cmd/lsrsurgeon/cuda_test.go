@@ -23,14 +23,11 @@ func TestCUDAScripts(t *testing.T) {
 	if s := standin.Missing(); s != "" {
 		t.Skip(s)
 	}
-	source, err := standin.Source(nil)
+	dir, err := standin.Cached()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, cache := t.TempDir(), t.TempDir()
-	if err := standin.Build(dir, source, "-O0"); err != nil {
-		t.Fatal(err)
-	}
+	cache := t.TempDir()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/cuda",
 		Setup: func(e *testscript.Env) error {

@@ -15,14 +15,6 @@ import (
 // test of mutants hands them to a process of its own.
 const libraryVariable = "LSRSURGEON_TEST_LIBCUDA"
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if built.dir != "" {
-		os.RemoveAll(built.dir)
-	}
-	os.Exit(code)
-}
-
 var built struct {
 	once sync.Once
 	dir  string
@@ -40,7 +32,8 @@ func kernelSource(t testing.TB, edit func(name, text string) string) string {
 	return s
 }
 
-// fakeDir is where the stand-ins are; they are built on first use.
+// fakeDir is where the stand-ins are; they are built where they are not in the
+// user's cache.
 func fakeDir(t testing.TB) string {
 	t.Helper()
 	if at := os.Getenv(libraryVariable); at != "" {
@@ -49,11 +42,7 @@ func fakeDir(t testing.TB) string {
 	if s := standin.Missing(); s != "" {
 		t.Skip(s)
 	}
-	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "lsrsurgeon-cuda-"); built.err == nil {
-			built.err = standin.Build(built.dir, kernelSource(t, nil), "-O1")
-		}
-	})
+	built.once.Do(func() { built.dir, built.err = standin.Cached() })
 	if built.err != nil {
 		t.Fatal(built.err)
 	}

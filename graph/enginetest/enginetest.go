@@ -35,7 +35,13 @@ var Float32 = Tolerance{Op: 1e-5, Program: 5e-5}
 type Open func(t testing.TB) graph.Engine
 
 // Run runs the whole suite on the engine that open returns.
-func Run(t *testing.T, open Open, tol Tolerance) {
+func Run(t *testing.T, open Open, tol Tolerance) { run(t, open, tol, variants) }
+
+// RunViews is [Run] with every operand a view and every gradient added to, not
+// also without: for further settings of an engine that Run has tested.
+func RunViews(t *testing.T, open Open, tol Tolerance) { run(t, open, tol, variants[len(variants)-1:]) }
+
+func run(t *testing.T, open Open, tol Tolerance, variants []variant) {
 	if tol == (Tolerance{}) {
 		tol = Float32
 	}

@@ -1,30 +1,32 @@
-// A stand-in for libcuda.so.1: the same C interface over host memory. The test
-// puts shim.h and the kernels before this file and their table behind it.
+// A stand-in for libcuda.so.1: the same C interface over host memory. The
+// kernels and their table are another translation unit, changed copies of
+// kernels, which tests of tests run, a third one that may be missing.
 // Nothing runs before something waits for it, so a host that reads, reuses or
 // frees too early gets caught; memory has guards on both sides.
 #include <deque>
+#include <functional>
 #include <map>
-struct Kernel {
-  const char *name;
-  std::function<void()> (*bind)(void **);
-  u32 max_shared;
-};
+#include <vector>
+#include "shim.h"
+using shim::Kernel;
 extern Kernel kernels[];
 extern int kernel_count;
+extern Kernel copies[] __attribute__((weak));
+extern int copy_count __attribute__((weak));
 
 namespace fake {
-enum Setting { ORDER, MEMORY, DEVICES, DRIVER, MAJOR, MINOR, LAUNCHES, GRAPHS, GUARDS, LIVE, EAGER, SETTINGS };
-long settings[SETTINGS] = {0, 1l << 30, 1, 12080, 9, 0, 0, 0, 0, 0, 0};
+enum Setting { ORDER, MEMORY, DEVICES, DRIVER, MAJOR, MINOR, LAUNCHES, GRAPHS, GUARDS, LIVE, EAGER, COPY, SETTINGS };
+long settings[SETTINGS] = {0, 1l << 30, 1, 12080, 9, 0, 0, 0, 0, 0, 0, 0};
 // What the environment says, as "DRIVER=11030 MEMORY=1000000".
 bool from_environment() {
   const char *text = getenv("LSRSURGEON_STANDIN");
-  for (const char *name : {"ORDER", "MEMORY", "DEVICES", "DRIVER", "MAJOR", "MINOR"}) {
-    const char *at = text ? strstr(text, name) : nullptr;
-    static int setting;
-    if (at && at[strlen(name)] == '=') settings[setting] = atol(at + strlen(name) + 1);
-    setting++;
+  static const char *names[SETTINGS] = {"ORDER=", "MEMORY=", "DEVICES=", "DRIVER=", "MAJOR=", "MINOR="};
+  names[COPY] = "COPY=";
+  for (int i = 0; i < SETTINGS; i++) {
+    const char *at = text && names[i] ? strstr(text, names[i]) : nullptr;
+    if (at) settings[i] = atol(at + strlen(names[i]));
   }
-  shim::order = (int)settings[ORDER];
+  shim::s.order = (int)settings[ORDER];
   return true;
 }
 bool described = from_environment();
@@ -71,7 +73,7 @@ using namespace fake;
 
 #define API extern "C" __attribute__((visibility("default"))) int
 #define NEED_CONTEXT if (!context) return 201
-API fake_set(int k, long v) { settings[k] = v; if (k == ORDER) shim::order = (int)v; return 0; }
+API fake_set(int k, long v) { settings[k] = v; if (k == ORDER) shim::s.order = (int)v; return 0; }
 extern "C" __attribute__((visibility("default"))) long fake_get(int k) {
   if (k == GUARDS) for (auto &b : heap) check(b.first, b.second);
   return settings[k];
@@ -100,6 +102,9 @@ API cuModuleLoadDataEx(void **m, const void *image, u32, void *, void *) {
 API cuModuleUnload(void *) { NEED_CONTEXT; return 0; }
 API cuModuleGetFunction(void **f, void *, const char *name) {
   NEED_CONTEXT;
+  if (settings[COPY])
+    for (int i = 0; i < copy_count; i++)
+      if (copies[i].number == settings[COPY] && !strcmp(copies[i].name, name)) { *f = &copies[i]; return 0; }
   for (int i = 0; i < kernel_count; i++)
     if (!strcmp(kernels[i].name, name)) { *f = &kernels[i]; return 0; }
   return 500;
@@ -201,11 +206,12 @@ API cuGraphExecDestroy(Graph *g) { NEED_CONTEXT; delete g; return 0; }
 API cuGraphDestroy(Graph *g) { NEED_CONTEXT; delete g; return 0; }
 API cuLaunchKernel(Kernel *k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u32 shared, Stream *s, void **p, void **) {
   NEED_CONTEXT;
-  if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || bx * by * bz < 1 || bx * by * bz > 1024) return 1;
+  if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || bx < 1 || bx > 1024 || by != 1 || bz != 1) return 1;
   if (shared > (k->max_shared ? k->max_shared : 49152)) return 1;
   settings[LAUNCHES]++;
-  auto f = k->bind(p);
-  push(s, [=] { shim::launch(f, {gx, gy, gz}, {bx, by, bz}, shared); });
+  shim::Args args;
+  k->bind(args, p);
+  push(s, [=]() mutable { shim::launch(args, {gx, gy, gz}, bx, shared); });
   return 0;
 }
 API cuGetErrorName(int e, const char **s) {

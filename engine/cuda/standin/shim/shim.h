@@ -1,19 +1,16 @@
 // Runs CUDA kernels on a CPU: one fibre per thread of a block, switched at
 // barriers and shuffles. The order in which the threads of a block run is a
-// choice, so that a missing barrier shows under one order or another.
+// choice, so that a missing barrier shows under one order or another. A warp
+// whose lanes have met goes on before the others, so that the warps of a block
+// drift as far apart as its barriers let them.
 #pragma once
-#include <setjmp.h>
 #include <ucontext.h>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <string>
-#include <tuple>
 #include <utility>
-#include <vector>
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef long long i64;
@@ -21,134 +18,252 @@ typedef unsigned long long u64;
 
 namespace shim {
 struct Dim { u32 x, y, z; };
-inline Dim tIdx, bIdx, bDim, gDim;
-enum { MAXT = 1024, STACK = 128 << 10 };
-enum State { READY, BLOCK, WARP, DONE };
-struct Fiber {
-  jmp_buf at;
-  ucontext_t start;
-  bool started;
-  State state;
+enum { MAXT = 1024, WARPS = MAXT / 32, STACK = 128 << 10 };
+// Arguments of a launch, copied at once as the driver does, and the kernel.
+struct Args {
+  enum { MOST = 16 };
+  void (*run)(void **);
+  int n;
+  alignas(16) char bytes[1024];
+  u16 at[MOST];
 };
-inline Fiber fibers[MAXT];
-inline char *stacks;
-inline int n, cur, order;
-inline jmp_buf sched;
-inline std::function<void()> kernel;
-inline float *dynamic_shared;
-inline u32 lanes[MAXT];
-struct Fragment { u32 a[4], b[2]; };
-inline Fragment fragments[MAXT];
+
+// Contexts. enter makes one on a fresh stack that runs body; swap leaves the
+// current one in *from.
+void body();
+#ifdef __x86_64__
+typedef void *Context;
+extern "C" __attribute__((visibility("hidden"))) void shim_swap(void **from, void *to);
+asm(R"(
+  .text
+  .weak shim_swap
+  .hidden shim_swap
+  .type shim_swap, @function
+shim_swap:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+  .size shim_swap, .-shim_swap
+)");
+inline void swap(Context *from, Context to) { shim_swap(from, to); }
+inline Context enter(char *stack, size_t n) {
+  void **top = (void **)(stack + n) - 8;  // six registers, where to go, and a word, so that body finds the stack as after a call
+  top[6] = (void *)body;
+  return top;
+}
+#else
+typedef ucontext_t *Context;
+inline void swap(Context *from, Context to) {
+  ucontext_t here;
+  *from = &here;
+  swapcontext(&here, to);
+}
+inline Context enter(char *stack, size_t n) {
+  Context c = (Context)calloc(1, sizeof *c);
+  getcontext(c);
+  c->uc_stack.ss_sp = stack;
+  c->uc_stack.ss_size = n;
+  makecontext(c, body, 0);
+  return c;
+}
+#endif
+
+// Threads are numbered as in the block; a place is when a thread's turn is in
+// the order. Every thread is ready, waits with its warp or block, or is done.
+struct State {
+  Dim thread, block, threads, grid;  // the built-in variables
+  int n, cur, order, at;             // at: the place of cur
+  int blocked, done;
+  u64 ready[MAXT / 64];              // by place
+  u16 thread_at[MAXT], place_of[MAXT], first[WARPS];
+  int arrived[WARPS];
+  u32 round[WARPS];                  // how often a warp met
+  bool started[MAXT];
+  Context context[MAXT], idle[MAXT], launcher;
+  int idles, placed, placed_order;
+  Args *args;
+  void *params[Args::MOST];
+  float *dynamic_shared;
+  u32 lanes[2][MAXT];
+  struct Fragment { u32 a[4], b[2]; } fragments[2][MAXT];
+};
+inline State s;
 
 [[noreturn]] inline void die(const char *m) {
-  fprintf(stderr, "shim: %s (block %u,%u,%u thread %d)\n", m, bIdx.x, bIdx.y, bIdx.z, cur);
+  fprintf(stderr, "shim: %s (block %u,%u,%u thread %d)\n", m, s.block.x, s.block.y, s.block.z, s.cur);
   abort();
 }
-inline void yield(State s) {
-  fibers[cur].state = s;
-  int me = cur;
-  if (!_setjmp(fibers[me].at)) _longjmp(sched, 1);
+inline void wake(int i) { s.ready[s.place_of[i] / 64] |= 1ull << s.place_of[i] % 64; }
+// pick makes the next ready thread the current one; false if all are done.
+inline bool pick() {
+  for (;;) {
+    for (int p = s.at + 1; p < s.n; p = (p / 64 + 1) * 64) {
+      u64 word = s.ready[p / 64] >> p % 64;
+      if (!word) continue;
+      s.at = p + __builtin_ctzll(word);
+      s.ready[s.at / 64] &= ~(1ull << s.at % 64);
+      s.cur = s.thread_at[s.at];
+      s.thread.x = s.cur;
+      return true;
+    }
+    if (s.done == s.n) return false;
+    if (s.blocked != s.n) die("divergent barrier or shuffle: a deadlock on a GPU");
+    s.blocked = 0, s.at = -1;
+    for (int i = 0; i < s.n; i++) wake(i);
+  }
 }
+// resume goes on with the picked thread and leaves the current context in *from.
+inline void resume(Context *from) {
+  if (s.started[s.cur]) return swap(from, s.context[s.cur]);
+  s.started[s.cur] = true;
+  Context to;
+  if (s.idles) {
+    to = s.idle[--s.idles];
+  } else {
+    // Stacks begin at different distances from a page's start: not all in the same lines of the cache.
+    static int made;
+    char *stack = (char *)malloc(STACK);
+    to = enter(stack, STACK - made++ % 61 * 64);
+  }
+  swap(from, to);
+}
+// body is what a stack runs: one thread after the other, a new one whenever the last is done.
 inline void body() {
   for (;;) {
-    kernel();
-    yield(DONE);
+    s.args->run(s.params);
+    s.done++;
+    Context *mine = &s.idle[s.idles];
+    if (!pick()) {
+      s.idles++;
+      swap(mine, s.launcher);
+    } else if (s.started[s.cur]) {
+      s.idles++;
+      swap(mine, s.context[s.cur]);
+    } else {
+      s.started[s.cur] = true;
+    }
   }
 }
-inline void resume(int i) {
-  cur = i;
-  tIdx = {i % bDim.x, i / bDim.x % bDim.y, i / (bDim.x * bDim.y)};
-  Fiber &f = fibers[i];
-  if (_setjmp(sched)) return;
-  if (f.started) _longjmp(f.at, 1);
-  f.started = true;
-  getcontext(&f.start);
-  f.start.uc_stack.ss_sp = stacks + (size_t)i * STACK;
-  f.start.uc_stack.ss_size = STACK;
-  makecontext(&f.start, body, 0);
-  setcontext(&f.start);
+inline void sync_block() {
+  int me = s.cur;
+  s.blocked++;
+  pick();
+  if (s.cur != me) resume(&s.context[me]);
 }
-// Orders: 0 ascending, 1 descending, 2 by an odd stride.
-inline int nth(int k) { return order == 0 ? k : order == 1 ? n - 1 - k : (int)((k * 37u + 5u) % (u32)n); }
+inline void sync_warp() {
+  int me = s.cur, w = me / 32, end = w * 32 + 32 < s.n ? w * 32 + 32 : s.n;
+  if (++s.arrived[w] == end - w * 32) {
+    s.arrived[w] = 0, s.round[w]++;
+    for (int i = w * 32; i < end; i++) wake(i);
+    s.at = s.first[w] - 1;
+  }
+  pick();
+  if (s.cur != me) resume(&s.context[me]);
+}
 
-inline void run_block() {
-  for (int i = 0; i < n; i++) fibers[i].state = READY;
-  for (;;) {
-    bool ran = false;
-    for (int k = 0; k < n; k++) {
-      int i = nth(k);
-      if (fibers[i].state == READY) resume(i), ran = true;
-    }
-    for (int w = 0; w < n; w += 32) {  // whole warps that arrived
-      int end = w + 32 < n ? w + 32 : n, c = 0;
-      for (int i = w; i < end; i++) c += fibers[i].state == WARP;
-      if (c == end - w)
-        for (int i = w; i < end; i++) fibers[i].state = READY, ran = true;
-    }
-    if (ran) continue;
-    int done = 0, barrier = 0;
-    for (int i = 0; i < n; i++) done += fibers[i].state == DONE, barrier += fibers[i].state == BLOCK;
-    if (done == n) return;
-    if (barrier != n) die("divergent barrier or shuffle: a deadlock on a GPU");
-    for (int i = 0; i < n; i++) fibers[i].state = READY;
+// Orders: 0 ascending, 1 descending, 2 by an odd stride.
+inline void place() {
+  if (s.placed == s.n && s.placed_order == s.order) return;
+  s.placed = s.n, s.placed_order = s.order;
+  for (u16 &f : s.first) f = MAXT;
+  for (int p = 0; p < s.n; p++) {
+    int i = s.order == 0 ? p : s.order == 1 ? s.n - 1 - p : (int)((p * 37u + 5u) % (u32)s.n);
+    s.thread_at[p] = i, s.place_of[i] = p;
+    if (p < s.first[i / 32]) s.first[i / 32] = p;
   }
 }
-inline void launch(const std::function<void()> &k, Dim g, Dim b, u32 shared) {
-  if (!stacks) stacks = (char *)malloc((size_t)MAXT * STACK);
-  n = b.x * b.y * b.z, kernel = k, gDim = g, bDim = b;
-  std::vector<float> memory(shared / 4 + 1);
-  dynamic_shared = memory.data();
-  for (u32 z = 0; z < g.z; z++)
-    for (u32 y = 0; y < g.y; y++)
-      for (u32 x = 0; x < g.x; x++) {
-        bIdx = {x, y, z};
-        for (float &f : memory) f = NAN;  // shared memory starts undefined
+inline void run_block() {
+  s.at = -1, s.blocked = s.done = 0;
+  memset(s.started, 0, s.n);
+  for (int p = 0; p < s.n; p += 64) s.ready[p / 64] = s.n - p < 64 ? (1ull << (s.n - p)) - 1 : ~0ull;
+  if (pick()) resume(&s.launcher);
+}
+// launch runs a kernel with blocks of n threads.
+inline void launch(Args &args, Dim grid, int n, u32 shared) {
+  s.n = n, s.args = &args, s.grid = grid, s.threads = {(u32)n, 1, 1};
+  for (int i = 0; i < args.n; i++) s.params[i] = args.bytes + args.at[i];
+  place();
+  size_t floats = shared / 4;
+  float *memory = s.dynamic_shared = (float *)malloc(shared + 4);
+  for (u32 z = 0; z < grid.z; z++)
+    for (u32 y = 0; y < grid.y; y++)
+      for (u32 x = 0; x < grid.x; x++) {
+        s.block = {x, y, z};
+        memset(memory, 0xff, 4 * floats);  // shared memory starts undefined: NaN
         run_block();
       }
+  free(memory);
 }
-// Call binds the arguments of a launch, copied at once as the driver does.
+// Call is how a kernel is called.
 template <auto fn> struct Call;
 template <class... A, void (*fn)(A...)> struct Call<fn> {
-  template <size_t... I> static std::function<void()> of(void **p, std::index_sequence<I...>) {
-    std::tuple<A...> args(*(A *)p[I]...);
-    return [args] { std::apply(fn, args); };
+  template <size_t... I> static void with(void **p, std::index_sequence<I...>) { fn(*(A *)p[I]...); }
+  static void run(void **p) { with(p, std::index_sequence_for<A...>{}); }
+  static void bind(Args &to, void **p) {
+    static const size_t sizes[] = {sizeof(A)...};
+    size_t at = 0;
+    to.run = run, to.n = sizeof...(A);
+    for (int i = 0; i < to.n; i++, at = (at + 15) & ~(size_t)15) {
+      if (at + sizes[i] > sizeof to.bytes) abort();
+      memcpy(to.bytes + (to.at[i] = at), p[i], sizes[i]);
+      at += sizes[i];
+    }
   }
-  static std::function<void()> bind(void **p) { return of(p, std::index_sequence_for<A...>{}); }
+};
+// A Kernel is an entry of a table of them.
+struct Kernel {
+  const char *name;
+  void (*bind)(Args &, void **);
+  int number;  // of a changed copy; else 0
+  u32 max_shared;
 };
 }  // namespace shim
 
-#define threadIdx shim::tIdx
-#define blockIdx shim::bIdx
-#define blockDim shim::bDim
-#define gridDim shim::gDim
+#define threadIdx shim::s.thread
+#define blockIdx shim::s.block
+#define blockDim shim::s.threads
+#define gridDim shim::s.grid
 #define __shared__ static
 #define DEVICE static inline
 #define KERNEL static void
-#define DYNAMIC_SHARED(name) float *name = shim::dynamic_shared
+#define DYNAMIC_SHARED(name) float *name = shim::s.dynamic_shared
 
-inline void __syncthreads() { shim::yield(shim::BLOCK); }
-inline void __syncwarp() { shim::yield(shim::WARP); }
+inline void __syncthreads() { shim::sync_block(); }
+inline void __syncwarp() { shim::sync_warp(); }
 inline float __uint_as_float(u32 u) { float f; memcpy(&f, &u, 4); return f; }
 inline u32 __float_as_uint(float f) { u32 u; memcpy(&u, &f, 4); return u; }
 inline u32 __umulhi(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
-inline float __shfl_xor_sync(u32, float v, int m) {
-  shim::lanes[shim::cur] = __float_as_uint(v);
-  shim::yield(shim::WARP);
-  float r = __uint_as_float(shim::lanes[shim::cur ^ m]);
-  shim::yield(shim::WARP);
-  return r;
+// What lanes exchange lies on one of two sides by turns: who reads is not overtaken.
+inline u32 __shfl_xor_sync(u32, u32 v, int m) {
+  int me = shim::s.cur;
+  u32 *side = shim::s.lanes[shim::s.round[me / 32] & 1];
+  side[me] = v;
+  shim::sync_warp();
+  return side[me ^ m];
 }
-inline u32 __shfl_xor_sync(u32 all, u32 v, int m) { return __float_as_uint(__shfl_xor_sync(all, __uint_as_float(v), m)); }
+inline float __shfl_xor_sync(u32 all, float v, int m) { return __uint_as_float(__shfl_xor_sync(all, __float_as_uint(v), m)); }
 // to_tf32 rounds to 10 bits of mantissa, ties away from zero.
 inline u32 to_tf32(float v) { return (__float_as_uint(v) + 0x1000u) & ~0x1fffu; }
 // mma multiplies the fragments of a warp by the layout of the PTX ISA.
 template <bool HALF> inline void mma(float *d, const u32 *a, const u32 *b) {
-  shim::Fragment &mine = shim::fragments[shim::cur];
-  memcpy(mine.a, a, sizeof mine.a);
-  memcpy(mine.b, b, sizeof mine.b);
-  shim::yield(shim::WARP);
-  int lane = shim::cur % 32;
-  const shim::Fragment *warp = shim::fragments + (shim::cur - lane);
+  int me = shim::s.cur, lane = me % 32;
+  shim::State::Fragment *side = shim::s.fragments[shim::s.round[me / 32] & 1];
+  memcpy(side[me].a, a, sizeof side[me].a);
+  memcpy(side[me].b, b, sizeof side[me].b);
+  shim::sync_warp();
+  const shim::State::Fragment *warp = side + (me - lane);
   for (int e = 0; e < 4; e++) {
     int row = lane / 4 + e / 2 * 8, col = lane % 4 * 2 + e % 2;
     for (int w = 0; w < 8; w++) {
@@ -161,5 +276,4 @@ template <bool HALF> inline void mma(float *d, const u32 *a, const u32 *b) {
       }
     }
   }
-  shim::yield(shim::WARP);
 }
