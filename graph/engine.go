@@ -26,6 +26,47 @@ type Fitter interface {
 	Fits(p *Program, max Dims) error
 }
 
+// Sizer is implemented by engines that know before Compile what memory a program
+// takes.
+type Sizer interface {
+	// Size returns what Compile needs for batches within max.
+	Size(p *Program, max Dims) Memory
+}
+
+// Memory is memory of a device, in bytes.
+type Memory struct {
+	Weights int64 // frozen tensors as the engine holds them; programs of one model share them
+	Plan    int64 // activations, parameters, gradients and moments
+	Scratch int64 // working memory of the operations
+}
+
+// Total is the sum.
+func (m Memory) Total() int64 { return m.Weights + m.Plan + m.Scratch }
+
+// SizeOf is what p takes on e for batches within max. For an engine that is no Sizer
+// it is an upper bound: frozen tensors as float32, once for each direction in which
+// they are used, and no scratch.
+func SizeOf(e Engine, p *Program, max Dims) Memory {
+	if s, ok := e.(Sizer); ok {
+		return s.Size(p, max)
+	}
+	m := Memory{Plan: NewPlan(p, max).PeakBytes}
+	for i := range p.Weights {
+		w := &p.Weights[i]
+		copies := int64(0)
+		for _, used := range []bool{w.Forward, w.Backward, w.Gathered} {
+			if used {
+				copies++
+			}
+		}
+		if copies == 0 { // a bias or a norm's scale
+			copies = 1
+		}
+		m.Weights += 4 * int64(w.In) * int64(w.Out) * copies
+	}
+	return m
+}
+
 // Executable is a compiled program with its parameters, gradients and
 // optimizer state on the device. It is not safe for concurrent use.
 type Executable interface {

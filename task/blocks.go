@@ -49,7 +49,7 @@ func (d *Dataset) addTexts(ctx context.Context, enc TokenEncoder, data *Data, o 
 		if err != nil {
 			return err
 		}
-		for _, t := range out {
+		for i, t := range out {
 			if o.Pack {
 				stream.ids = append(stream.ids, t.ids...)
 				stream.loss = append(stream.loss, t.loss...)
@@ -59,11 +59,16 @@ func (d *Dataset) addTexts(ctx context.Context, enc TokenEncoder, data *Data, o 
 				stream.loss = append(stream.loss[:0], stream.loss[n:]...)
 				continue
 			}
-			if len(t.ids) > o.MaxLength {
+			if len(t.ids) > o.MaxLength && !o.Cut {
 				d.truncated++
 				t.ids, t.loss = t.ids[:o.MaxLength], t.loss[:o.MaxLength]
 			}
-			d.addSequence(t.ids, t.loss)
+			for at := 0; at < len(t.ids); at += o.MaxLength {
+				end := min(at+o.MaxLength, len(t.ids))
+				if d.addSequence(t.ids[at:end], t.loss[at:end]) {
+					d.sources = append(d.sources, int32(from+i))
+				}
+			}
 		}
 		from = to
 	}
@@ -83,9 +88,9 @@ func (d *Dataset) addBlocks(ids []int32, loss []bool) {
 	}
 }
 
-// addSequence adds one sequence of a language model. Its first token is never
-// predicted.
-func (d *Dataset) addSequence(ids []int32, loss []bool) {
+// addSequence adds one sequence of a language model, if it has a token to predict.
+// Its first token is never predicted.
+func (d *Dataset) addSequence(ids []int32, loss []bool) bool {
 	n := int32(0)
 	for _, l := range loss[min(1, len(loss)):] {
 		if l {
@@ -94,12 +99,13 @@ func (d *Dataset) addSequence(ids []int32, loss []bool) {
 	}
 	if n == 0 {
 		d.dropped++
-		return
+		return false
 	}
 	d.ids = append(d.ids, ids...)
 	d.predicted = append(d.predicted, loss...)
 	d.starts = append(d.starts, len(d.ids))
 	d.counts = append(d.counts, n)
+	return true
 }
 
 // encodeTexts returns the tokens of each example.

@@ -26,8 +26,9 @@ type DatasetOptions struct {
 	// it so already; nil appends nothing.
 	EOS []int32
 	// Pack joins a language model's texts and cuts them into blocks of
-	// MaxLength. Otherwise each text is one sequence, cut off at MaxLength.
-	Pack bool
+	// MaxLength. Otherwise each text is one sequence, cut off at MaxLength, or with
+	// Cut as many as it fills.
+	Pack, Cut bool
 	// Unlabelled accepts examples without an answer, for prediction.
 	Unlabelled bool
 }
@@ -44,6 +45,7 @@ type Dataset struct {
 	targets   []float32
 	predicted []bool  // (tokens) of a language model: the token is a target
 	counts    []int32 // (sequences) labels that carry loss
+	sources   []int32 // (sequences) examples, of a language model's that are not packed
 
 	truncated, dropped int
 }
@@ -147,6 +149,17 @@ func (d *Dataset) Length(i int) int { return d.starts[i+1] - d.starts[i] }
 
 // IDs returns the tokens of sequence i; they must not be changed.
 func (d *Dataset) IDs(i int) []int32 { return d.ids[d.starts[i]:d.starts[i+1]:d.starts[i+1]] }
+
+// Source returns the example that sequence i was made of, -1 for a packed block.
+func (d *Dataset) Source(i int) int {
+	switch {
+	case d.kind != LM:
+		return i
+	case d.sources == nil:
+		return -1
+	}
+	return int(d.sources[i])
+}
 
 // LossCount returns the number of labels of sequence i that carry loss.
 func (d *Dataset) LossCount(i int) int { return int(d.counts[i]) }

@@ -216,6 +216,28 @@ func TestSequencesWithoutLossAreDropped(t *testing.T) {
 	}
 }
 
+// TestSourcesOfSequences: with Cut long texts fill several sequences, and each
+// sequence names its example also where others were left out.
+func TestSourcesOfSequences(t *testing.T) {
+	lines := `{"prompt": "only a long prompt", "completion": "x"}` + "\n" + `{"text": "abcdefghi"}` + "\n" + `{"text": "jk"}`
+	for _, c := range []struct {
+		cut  bool
+		want []int
+	}{{false, []int{1, 2}}, {true, []int{0, 1, 1, 2}}} {
+		d := dataset(t, &byteEncoder{}, "lm", "jsonl", lines, Train, ReadOptions{}, DatasetOptions{MaxLength: 5, Cut: c.cut})
+		var got []int
+		for i := range d.Len() {
+			got = append(got, d.Source(i))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("cut %v: sources %v, want %v", c.cut, got, c.want)
+		}
+	}
+	if d := dataset(t, &byteEncoder{}, "lm", "jsonl", lines, Train, ReadOptions{}, DatasetOptions{MaxLength: 5, Pack: true}); d.Source(0) != -1 {
+		t.Errorf("a packed block is of example %d", d.Source(0))
+	}
+}
+
 func TestPackedBlocks(t *testing.T) {
 	enc := &byteEncoder{prefix: []int32{1}, suffix: []int32{2}}
 	lines := "abcdef\ngh\nijklm\n"
@@ -449,8 +471,23 @@ func TestPlanIsAsRandomAsItShouldBe(t *testing.T) {
 func TestPlanErrors(t *testing.T) {
 	d := ragged(t, 20)
 	for _, o := range []BatchOptions{{}, {Size: -1}, {Size: 4, Accumulate: -1}, {Tokens: 10}} {
-		if _, err := d.Plan(0, o); err == nil {
-			t.Errorf("%+v: no error", o)
+		var option *OptionError
+		if _, err := d.Plan(0, o); !errors.As(err, &option) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
+// TestPlanOfHugeBatches: more than there is makes one batch.
+func TestPlanOfHugeBatches(t *testing.T) {
+	d := ragged(t, 20)
+	for _, o := range []BatchOptions{{Size: math.MaxInt, Bucket: true}, {Tokens: math.MaxInt, Bucket: true}, {Size: 1 << 58, Accumulate: math.MaxInt, Shuffle: true, Bucket: true}} {
+		p, err := d.Plan(0, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Batches() != 1 || len(p.Batch(0)) != d.Len() || p.Steps() != 1 {
+			t.Errorf("%+v: %d batches, %d steps", o, p.Batches(), p.Steps())
 		}
 	}
 }

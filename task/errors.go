@@ -9,6 +9,11 @@ import (
 // ErrBadData is wrapped by every error that is the fault of a data file.
 var ErrBadData = errors.New("bad data")
 
+// OptionError is an option that cannot be, whatever the data are.
+type OptionError struct{ Reason string }
+
+func (e *OptionError) Error() string { return e.Reason }
+
 // Error is a fault in a data file, and where it is.
 type Error struct {
 	Path   string

@@ -40,12 +40,14 @@ const bucketBatches = 64
 func (d *Dataset) Plan(epoch int, o BatchOptions) (*Plan, error) {
 	switch {
 	case o.Size < 0 || o.Tokens < 0 || o.Accumulate < 0:
-		return nil, fmt.Errorf("batch size %d, batch tokens %d, accumulation %d: none may be negative", o.Size, o.Tokens, o.Accumulate)
+		return nil, &OptionError{fmt.Sprintf("batch size %d, batch tokens %d, accumulation %d: none may be negative", o.Size, o.Tokens, o.Accumulate)}
 	case o.Size == 0 && o.Tokens == 0:
-		return nil, fmt.Errorf("a batch size or a number of batch tokens is needed")
+		return nil, &OptionError{"a batch size or a number of batch tokens is needed"}
 	case o.Tokens > 0 && d.Longest() > o.Tokens:
-		return nil, fmt.Errorf("batches of %d tokens cannot hold the longest sequence of %d: raise the former or lower the maximal length", o.Tokens, d.Longest())
+		return nil, &OptionError{fmt.Sprintf("batches of %d tokens cannot hold the longest sequence of %d: raise the former or lower the maximal length", o.Tokens, d.Longest())}
 	}
+	// More than there is makes one batch; as it is it could overflow below.
+	o.Size, o.Tokens, o.Accumulate = min(o.Size, d.Len()), min(o.Tokens, d.Tokens()), min(o.Accumulate, d.Len())
 	p := &Plan{order: d.shuffled(epoch, o), accumulate: max(o.Accumulate, 1)}
 	if o.Bucket {
 		window := bucketBatches * o.Size

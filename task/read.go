@@ -153,7 +153,7 @@ type reader struct {
 	split  Split
 	spec   *Spec
 	o      *ReadOptions
-	index  map[string]int // label name in lower case -> index; nil to collect
+	index  map[string]int // label name, and in lower case where that is one's alone -> index; nil to collect
 	names  []string       // label of each example, while collecting
 	out    []Example
 	notes  []string
@@ -172,9 +172,9 @@ func parse(spec Spec, data []byte, path, format string, split Split, o ReadOptio
 	}
 	r := &reader{path: path, format: format, text: text, split: split, spec: &spec, o: &o}
 	if spec.Labels != nil {
-		r.index = map[string]int{}
-		for i, l := range spec.Labels {
-			r.index[strings.ToLower(l)] = i
+		r.index = labelIndex(spec.Labels)
+		if unique := slices.Compact(slices.Sorted(slices.Values(spec.Labels))); spec.Kind == Classification && len(unique) < len(spec.Labels) {
+			return nil, &OptionError{fmt.Sprintf("a class is named twice among %s", list(spec.Labels))}
 		}
 	}
 	if err := spec.layout.read(r); err != nil {
@@ -187,6 +187,23 @@ func parse(spec Spec, data []byte, path, format string, split Split, o ReadOptio
 		return nil, err
 	}
 	return &Data{Spec: spec, Split: split, Path: path, Layout: format, Examples: r.out, Warnings: r.notes}, nil
+}
+
+// labelIndex finds labels by their spelling, and in any case where no two differ by
+// case alone.
+func labelIndex(labels []string) map[string]int {
+	index, folded := map[string]int{}, map[string]int{}
+	for i, l := range labels {
+		index[l] = i
+		folded[strings.ToLower(l)]++
+	}
+	for i, l := range labels {
+		low := strings.ToLower(l)
+		if _, taken := index[low]; !taken && folded[low] == 1 {
+			index[low] = i
+		}
+	}
+	return index
 }
 
 func invalidUTF8(s string) (line, column int) {
@@ -285,6 +302,9 @@ func (r *reader) add(e Example, answer string, has bool, column int) error {
 // unlabelled, as public datasets mark their test splits.
 func (r *reader) label(line, column int, s string) (int, error) {
 	s = strings.TrimSpace(s)
+	if i, ok := r.index[s]; ok {
+		return i, nil
+	}
 	if i, ok := r.index[strings.ToLower(s)]; ok {
 		return i, nil
 	}

@@ -237,6 +237,24 @@ func TestReadLabelsOfTheData(t *testing.T) {
 	}
 }
 
+// TestLabelsThatDifferByCase are two classes; others are found in any case.
+func TestLabelsThatDifferByCase(t *testing.T) {
+	labels := []string{"A", "a", "Other"}
+	d, err := read(t, "classification", "tsv", "text\tlabel\nx\tA\ny\ta\nz\toTHER\n", Dev, ReadOptions{Labels: labels})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{0, 1, 2} {
+		if got := d.Examples[i].Label; got != want {
+			t.Errorf("example %d has label %d, want %d", i, got, want)
+		}
+	}
+	var option *OptionError
+	if _, err := read(t, "classification", "tsv", "text\tlabel\nx\tA\n", Dev, ReadOptions{Labels: []string{"A", "B", "A"}}); !errors.As(err, &option) {
+		t.Errorf("a class named twice: %v", err)
+	}
+}
+
 func TestReadLanguageModel(t *testing.T) {
 	for _, c := range []struct {
 		name, format, text string

@@ -41,7 +41,7 @@ func New(j Job, o Options) (*Trainer, error) {
 		return nil, errors.New("train: evaluation data need a program to evaluate")
 	}
 	if err := t.o.check(&t.job); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return nil, &task.OptionError{Reason: "train: " + err.Error()}
 	}
 	plan, err := j.Data.Plan(0, t.o.Batch)
 	if err != nil {
@@ -86,78 +86,6 @@ func (t *Trainer) differentiate() error {
 		}
 	}
 	return graph.DifferentiateWith(t.job.Train.Program, graph.DiffOptions{CheckpointLayers: t.o.CheckpointLayers})
-}
-
-// Estimate is what a job will take.
-type Estimate struct {
-	Parameters     int     // trainable
-	Frozen         int64   // values of the frozen tensors
-	Steps          int     // optimizer steps
-	WarmupSteps    int     // of them
-	StepsPerEpoch  int     // of the first epoch
-	Sequences      int     // of the training data
-	Tokens         int     // of the training data
-	LargestBatch   int     // tokens
-	PlanBytes      int64   // activations, parameters, gradients and moments
-	FrozenBytes    int64   // frozen tensors as float32, once for each direction used
-	EvalPlanBytes  int64   // activations and parameters of the evaluation
-	EvalFrozenByte int64   // frozen tensors of the evaluation
-	CacheBytes     int64   // of a prefix cache that holds every sequence
-	Truncated      int     // training texts cut off at the maximal length
-	Dropped        int     // training sequences without loss
-	LabelsPerStep  float64 // labels that carry loss, on average
-	Checkpoint     int     // layers of a group whose activations are computed again, 0 if none are
-}
-
-// PeakBytes is the device memory for training and evaluation together, without
-// the engine's scratch and the prefix cache.
-func (e Estimate) PeakBytes() int64 {
-	return e.PlanBytes + e.FrozenBytes + e.EvalPlanBytes + e.EvalFrozenByte
-}
-
-// Estimate returns what the job will take. It costs no device time.
-func (t *Trainer) Estimate() Estimate {
-	d := t.job.Data
-	e := Estimate{
-		Parameters: t.job.Train.Program.ParamSize, Steps: t.steps, WarmupSteps: t.warmup, StepsPerEpoch: t.first.Steps(),
-		Sequences: d.Len(), Tokens: d.Tokens(), LargestBatch: t.dims.Tokens, Truncated: d.Truncated(), Dropped: d.Dropped(),
-		PlanBytes:     graph.NewPlan(t.job.Train.Program, maxDims(t.dims)).PeakBytes,
-		LabelsPerStep: float64(d.Labels()) / float64(t.first.Steps()),
-		Checkpoint:    t.o.CheckpointLayers,
-	}
-	e.Frozen, e.FrozenBytes = frozen(t.job.Train.Program)
-	if p := t.job.Prefix; p != nil {
-		values, bytes := frozen(p.Program)
-		e.Frozen += values
-		e.FrozenBytes += bytes
-		e.PlanBytes += graph.NewPlan(p.Program, maxDims(t.dims)).PeakBytes
-		e.CacheBytes = 4 * int64(t.job.tokens()) * int64(p.Width)
-	}
-	if t.job.EvalData != nil {
-		if p, err := t.job.EvalData.Plan(0, t.o.EvalBatch); err == nil {
-			e.EvalPlanBytes = graph.NewPlan(t.job.Eval.Program, maxDims(p.Max(t.job.EvalData))).PeakBytes
-			_, e.EvalFrozenByte = frozen(t.job.Eval.Program)
-		}
-	}
-	return e
-}
-
-// frozen counts the values of the frozen tensors and the bytes of their packed
-// copies.
-func frozen(p *graph.Program) (values, bytes int64) {
-	for i := range p.Weights {
-		w := &p.Weights[i]
-		n := int64(w.In) * int64(w.Out)
-		copies := int64(0)
-		for _, used := range []bool{w.Forward, w.Backward, w.Gathered} {
-			if used {
-				copies++
-			}
-		}
-		values += n
-		bytes += 4 * n * max(copies, 1)
-	}
-	return values, bytes
 }
 
 // Result is what a run came to.

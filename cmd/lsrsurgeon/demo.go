@@ -48,6 +48,9 @@ type demoResult struct {
 }
 
 func runDemo(ctx context.Context, a *app, o *demoOptions) error {
+	if o.steps < 1 {
+		return usagef("--steps %d: want at least 1", o.steps)
+	}
 	dir, err := demoDir(o.keep)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,9 @@ func (f *engineFlags) add(c *cobra.Command) {
 
 // open opens the engine that the flags ask for.
 func (f *engineFlags) open(a *app) (graph.Engine, error) {
+	if f.threads < 0 {
+		return nil, usagef("--threads %d: want at least 1, or 0 for one per processor", f.threads)
+	}
 	limit, err := parseBytes(f.memory)
 	if err != nil {
 		return nil, err
@@ -97,7 +101,7 @@ func parseBytes(s string) (int64, error) {
 			continue
 		}
 		v, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
-		if err != nil || v <= 0 {
+		if err != nil || !(v > 0) || v*u.n >= math.MaxInt64 {
 			break
 		}
 		return int64(v * u.n), nil

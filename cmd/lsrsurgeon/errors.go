@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,6 +66,7 @@ func verdict(err error) (code int, msg, hint string) {
 	var h *hinted
 	var f *formats.Error
 	var r *resourceError
+	var option *task.OptionError
 	if errors.As(err, &h) {
 		hint = h.hint
 	} else if errors.As(err, &f) {
@@ -72,7 +74,9 @@ func verdict(err error) (code int, msg, hint string) {
 	}
 	switch {
 	case errors.As(err, &u):
-		return exitUsage, msg, u.hint
+		return exitUsage, msg, cmp.Or(u.hint, hint)
+	case errors.As(err, &option):
+		return exitUsage, msg, hint
 	case errors.Is(err, atomicfile.ErrExists):
 		return exitUsage, msg, "give another name, or --force to replace it"
 	case errors.Is(err, atomicfile.ErrLocked):

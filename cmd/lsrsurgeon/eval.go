@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -50,12 +50,11 @@ func newEval(a *app) *cobra.Command {
 }
 
 func runEval(ctx context.Context, a *app, path string, o *evalOptions) error {
-	s, err := openSession(a, path, o.base)
+	s, err := o.open(a, path)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	o.known(s, path)
 	sp, err := o.spec(s)
 	if err != nil {
 		return err
@@ -82,6 +81,23 @@ func runEval(ctx context.Context, a *app, path string, o *evalOptions) error {
 	}
 	t.write(a.out, a.outTTY)
 	return nil
+}
+
+// open checks the flags and opens what is evaluated, filling in what is known of it.
+func (o *evalOptions) open(a *app, path string) (*session, error) {
+	if err := o.dataFlags.check(); err != nil {
+		return nil, err
+	}
+	s, err := openSession(a, path, o.base)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkBase(path, true); err != nil {
+		s.close()
+		return nil, err
+	}
+	o.known(s, path)
+	return s, nil
 }
 
 func metricValues(m []task.Metric) map[string]any {
@@ -124,6 +140,9 @@ func newPredict(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "predict ADAPTER|MODEL",
 		Short: "Predict for every example: one JSON object a line on stdout",
+		Long: `Prints a JSON object for every example: the likeliest class with all
+probabilities, the value of a regression, or for a language model the mean loss
+of the example's tokens.`,
 		Example: `  echo '{"text": "A fine film."}' | lsrsurgeon predict run --data - --labels negative,positive
   lsrsurgeon predict run --task mrpc --data pairs.tsv`,
 		Args: exactArgs("ADAPTER or MODEL"),
@@ -134,12 +153,11 @@ func newPredict(a *app) *cobra.Command {
 }
 
 func runPredict(ctx context.Context, a *app, path string, o *evalOptions) error {
-	s, err := openSession(a, path, o.base)
+	s, err := o.open(a, path)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	o.known(s, path)
 	sp, err := o.spec(s)
 	if err != nil {
 		return err
@@ -147,6 +165,10 @@ func runPredict(ctx context.Context, a *app, path string, o *evalOptions) error 
 	data, err := readPredict(a, s, o, sp)
 	if err != nil {
 		return err
+	}
+	lm := data.Spec.Kind == task.LM
+	if lm {
+		o.batch = 1 // a program computes the loss of a batch
 	}
 	set, err := s.encode(ctx, &o.dataFlags, data, true)
 	if err != nil {
@@ -156,14 +178,8 @@ func runPredict(ctx context.Context, a *app, path string, o *evalOptions) error 
 	if err != nil {
 		return err
 	}
-	if data.Spec.Kind == task.LM {
-		for i, x := range out {
-			line := map[string]any{"index": i, "loss": x.Loss / float64(max(x.Count, 1)), "tokens": x.Count}
-			if err := a.printJSON(line); err != nil {
-				return err
-			}
-		}
-		return nil
+	if lm {
+		return printTextLosses(a, data, set, out)
 	}
 	answers, err := task.Predictions(data.Spec, data.Examples, out)
 	if err != nil {
@@ -178,6 +194,27 @@ func runPredict(ctx context.Context, a *app, path string, o *evalOptions) error 
 	return nil
 }
 
+// printTextLosses prints the mean loss of each example of a language model; that of
+// an example without a token to predict is null.
+func printTextLosses(a *app, data *task.Data, set *task.Dataset, out []task.Output) error {
+	of := make([]task.Output, len(data.Examples))
+	for i, x := range out {
+		sum := &of[set.Source(i)]
+		sum.Loss, sum.Count = sum.Loss+x.Loss, sum.Count+x.Count
+	}
+	e := json.NewEncoder(a.out)
+	for i, x := range of {
+		line := map[string]any{"id": data.Examples[i].ID, "index": i, "loss": nil, "tokens": x.Count}
+		if x.Count > 0 {
+			line["loss"] = x.Loss / float64(x.Count)
+		}
+		if err := e.Encode(line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // known fills task, labels and pooling in from the run that made the adapter, else from
 // the model's configuration, where the user gave none.
 func (o *evalOptions) known(s *session, path string) {
@@ -185,15 +222,18 @@ func (o *evalOptions) known(s *session, path string) {
 		if o.task == "" {
 			o.task = r.Task
 		}
-		if o.labels == "" && o.task == r.Task {
-			o.labels = strings.Join(r.Labels, ",")
+		if o.task == r.Task {
+			o.names = r.Labels
+		}
+		if n, err := strconv.Atoi(r.Config["max length"]); err == nil && o.maxLength == 0 {
+			o.maxLength = n // as it was trained
 		}
 		if p := r.Config["pool"]; o.pool == "auto" && p != "" {
 			o.pool = p // the head was trained on this
 		}
 	}
-	if o.labels == "" {
-		o.labels = strings.Join(s.base.Config().LabelNames, ",")
+	if o.names == nil {
+		o.names = s.base.Config().LabelNames
 	}
 }
 

@@ -108,6 +108,29 @@ func baseOf(path, given string) (string, error) {
 	return ad.BaseModel, nil
 }
 
+// checkBase refuses an adapter that was made for other weights than the base's, or
+// with anyBase warns. Whether a graph holds the weights of the checkpoint that it was
+// exported from its fingerprint does not tell, so graphs are taken as they come.
+func (s *session) checkBase(path string, anyBase bool) error {
+	if s.model == nil || s.adapter == nil {
+		return nil
+	}
+	return s.a.checkBase(s.ck, s.adapter, path, anyBase)
+}
+
+// adopt makes the open base the one that the adapter is of from now on: a trained
+// adapter belongs to the weights that it was trained on.
+func (s *session) adopt(path, given string, anyBase bool) (err error) {
+	if err := s.checkBase(path, anyBase); err != nil || s.model == nil {
+		return err
+	}
+	if given != "" {
+		s.adapter.BaseModel = baseName(given)
+	}
+	s.adapter.BaseHash, err = s.ck.Fingerprint()
+	return err
+}
+
 func (s *session) close() {
 	if s.tok != nil {
 		s.tok.Close()
@@ -164,6 +187,7 @@ type dataFlags struct {
 	task, chat                 string
 	textCol, pairCol, labelCol string
 	labels                     string
+	names                      []string // of classes, where labels is empty: from a run, a model or other data
 	maxLength, limit           int
 	lines, noPack              bool
 }
@@ -202,7 +226,7 @@ func (s *session) lm() bool {
 
 func (f *dataFlags) read(s *session, sp task.Spec) (task.ReadOptions, error) {
 	o := task.ReadOptions{TextColumn: f.textCol, PairColumn: f.pairCol, LabelColumn: f.labelCol, Lines: f.lines, Limit: f.limit}
-	if f.labels != "" {
+	if o.Labels = f.names; f.labels != "" {
 		o.Labels = splitList(f.labels)
 	}
 	if f.chat != "" {
@@ -238,7 +262,8 @@ func (s *session) encode(ctx context.Context, f *dataFlags, d *task.Data, unlabe
 	if err != nil {
 		return nil, err
 	}
-	o := task.DatasetOptions{MaxLength: f.maxLength, Pack: !f.noPack && !f.lines, Unlabelled: unlabelled}
+	// A prediction is one for each example, so no block may hold parts of several.
+	o := task.DatasetOptions{MaxLength: f.maxLength, Pack: !f.noPack && !f.lines && !unlabelled, Cut: unlabelled, Unlabelled: unlabelled}
 	limit := s.base.Config().MaxLength
 	if o.MaxLength == 0 {
 		o.MaxLength = d.Spec.MaxLength
@@ -252,7 +277,17 @@ func (s *session) encode(ctx context.Context, f *dataFlags, d *task.Data, unlabe
 	if eos := tok.Special().EOS; d.Spec.Kind == task.LM && eos.Known() {
 		o.EOS = []int32{eos.ID}
 	}
-	return task.NewDataset(ctx, tok, d, o)
+	set, err := task.NewDataset(ctx, tok, d, o)
+	if err != nil {
+		return nil, err
+	}
+	if n := set.Truncated(); n > 0 {
+		s.a.note("%s: %s of %s texts are cut off at %d tokens (--max-length)", d.Path, commas(int64(n)), commas(int64(len(d.Examples))), o.MaxLength)
+	}
+	if n := set.Dropped(); n > 0 {
+		s.a.note("%s: %s sequences without a token to predict are left out", d.Path, commas(int64(n)))
+	}
+	return set, nil
 }
 
 // modelTask is the program that a task needs.

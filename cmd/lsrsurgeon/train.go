@@ -33,7 +33,7 @@ type trainOptions struct {
 	evalEvery, patience, saveEvery                    int
 	saveInterval                                      time.Duration
 	resume, dryRun, freezeHead, keepLast, noBucket    bool
-	cachePrefix                                       bool
+	cachePrefix, anyBase                              bool
 	checkpointLayers                                  int
 	cacheDir, cacheLimit                              string
 	set                                               map[string]bool
@@ -62,62 +62,15 @@ losses. There is no dropout in the layers below then, nor in the embeddings.`,
 			return runTrain(cmd.Context(), a, args[0], o)
 		},
 	}
+	o.add(c)
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory of the run")
-	f.StringVar(&o.base, "model", "", "base model (default: the one that the adapter names)")
-	f.StringVar(&o.data, "data", "", "training data: a file, or a directory with train and dev files")
-	f.StringVar(&o.evalData, "eval-data", "", "evaluation data (default: the dev file beside the training data)")
-	o.dataFlags.add(c)
-	o.engineFlags.add(c)
-	f.IntVar(&o.epochs, "epochs", 0, "passes over the data (default 3, unless --steps is given)")
-	f.IntVar(&o.steps, "steps", 0, "optimizer steps, instead of --epochs")
-	f.IntVar(&o.batch, "batch-size", 32, "sequences of a batch")
-	f.IntVar(&o.batchTokens, "batch-tokens", 0, "tokens of a batch, instead of --batch-size")
-	f.IntVar(&o.accumulate, "accumulate", 1, "batches of one optimizer step")
-	f.BoolVar(&o.noBucket, "no-bucket", false, "do not put sequences of like length into one batch")
-	f.Float64Var(&o.lr, "lr", 0, "learning rate (default 2e-3 for lsr from a zero start, else 5e-4)")
-	f.Float64Var(&o.headLR, "head-lr", 0, "learning rate of the classification head (default: --lr)")
-	enumFlag(c, &o.schedule, "schedule", "learning rate after the warm-up", "linear", "cosine", "constant")
-	f.Float64Var(&o.warmup, "warmup", 0.06, "warm-up: a share of the steps, or a number of steps from 1 up")
-	f.Float64Var(&o.weightDecay, "weight-decay", 0.01, "AdamW's decoupled weight decay")
-	f.Float64Var(&o.clip, "clip", 1, "largest norm of the gradient, 0 for no limit")
-	f.Float64Var(&o.hiddenDropout, "hidden-dropout", -1, "dropout of the base model's hidden states (default: as config.json says)")
-	f.Float64Var(&o.attnDropout, "attention-dropout", -1, "dropout of attention probabilities (default: as config.json says)")
-	f.Uint64Var(&o.seed, "seed", 0, "seed of data order, dropout and a new head")
-	f.IntVar(&o.evalEvery, "eval-every", 0, "steps between evaluations (default: once an epoch)")
-	f.StringVar(&o.metric, "metric", "", "metric that decides which parameters are kept (default: the task's first)")
-	f.IntVar(&o.patience, "patience", 0, "stop after so many evaluations without a better one")
-	f.BoolVar(&o.keepLast, "keep-last", false, "keep the parameters of the last step instead of the best")
 	f.IntVar(&o.saveEvery, "save-every", 0, "steps between saves for --resume")
 	f.DurationVar(&o.saveInterval, "save-interval", 2*time.Minute, "time between saves for --resume")
 	f.BoolVar(&o.resume, "resume", false, "continue an interrupted run")
-	f.BoolVar(&o.dryRun, "dry-run", false, "print parameters, memory and steps, and stop")
-	f.BoolVar(&o.freezeHead, "freeze-head", false, "leave the classification head as it is")
-	f.IntVar(&o.checkpointLayers, "checkpoint-layers", 0, "compute the activations of groups of so many layers again instead of keeping them (default: where --memory asks for it)")
-	f.BoolVar(&o.cachePrefix, "cache-prefix", false, "compute what enters the first adapted layer once per example and keep it")
-	f.StringVar(&o.cacheDir, "cache-prefix-dir", "", "keep it in a file in this directory (default: in memory)")
-	f.StringVar(&o.cacheLimit, "cache-limit", "8GiB", "keep at most this much of it; the rest is computed in each epoch")
-	enumFlag(c, &o.pool, "pool", "what the head reads of a sequence", "auto", "cls", "mean", "last")
+	f.BoolVar(&o.dryRun, "dry-run", false, "print parameters, memory and steps, and stop, as estimate does")
 	must(c.MarkFlagRequired("output"))
-	must(c.MarkFlagRequired("data"))
-	c.MarkFlagsMutuallyExclusive("epochs", "steps")
-	c.MarkFlagsMutuallyExclusive("batch-size", "batch-tokens")
 	return c
-}
-
-func (f *dataFlags) add(c *cobra.Command) {
-	fl := c.Flags()
-	fl.StringVar(&f.task, "task", "", "task: "+strings.Join(task.Names(), ", "))
-	must(c.RegisterFlagCompletionFunc("task", cobra.FixedCompletions(task.Names(), cobra.ShellCompDirectiveNoFileComp)))
-	fl.IntVar(&f.maxLength, "max-length", 0, "longest sequence in tokens (default: the task's)")
-	fl.IntVar(&f.limit, "limit", 0, "read only so many examples")
-	fl.StringVar(&f.labels, "labels", "", "class names in the order of their indices")
-	fl.StringVar(&f.textCol, "text-column", "", "column or key of the text")
-	fl.StringVar(&f.pairCol, "pair-column", "", "column or key of the second text")
-	fl.StringVar(&f.labelCol, "label-column", "", "column or key of the label")
-	fl.BoolVar(&f.lines, "lines", false, "each line of a plain text file is one example")
-	fl.BoolVar(&f.noPack, "no-pack", false, "language models: one text a sequence, instead of blocks of --max-length")
-	fl.StringVar(&f.chat, "chat-template", "", "layout of {\"messages\"} data: "+strings.Join(task.ChatTemplateNames(), ", "))
 }
 
 // prepared is a job ready to run.
@@ -127,29 +80,21 @@ type prepared struct {
 }
 
 func runTrain(ctx context.Context, a *app, path string, o *trainOptions) error {
-	s, err := openSession(a, path, o.base)
+	s, err := openTraining(a, path, o)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if s.adapter == nil {
-		return withHint(usagef("%s is a model, not an adapter", path), "make an adapter first: lsrsurgeon inject %s -o adapter", path)
+	if o.dryRun {
+		return estimate(ctx, a, s, o)
 	}
-	if !o.resume && !o.dryRun {
-		if err := a.checkAllOutputs([]string{path, s.ck.Path(), o.data, o.evalData}, o.out); err != nil {
-			return err
-		}
-		if exists(filepath.Join(o.out, "config.json")) { // an adapter beside it would be taken for one of this model
-			return &usageError{msg: "output " + o.out + " holds a model, and a run replaces runs only", hint: "choose another directory"}
-		}
+	if err := o.checkOutput(a, s, path); err != nil {
+		return err
 	}
 	bar := a.progress("train")
 	p, err := prepare(ctx, a, s, o, func(e train.Event) { showEvent(a, bar, e) })
 	if err != nil {
 		return err
-	}
-	if o.dryRun {
-		return printEstimate(a, p)
 	}
 	r, err := p.trainer.Run(ctx)
 	bar.done()
@@ -173,6 +118,41 @@ func runTrain(ctx context.Context, a *app, path string, o *trainOptions) error {
 	fmt.Fprintf(a.out, "%s: %s after %d steps in %s\n", o.out, state, r.Steps, short(time.Duration(r.Seconds*float64(time.Second))))
 	if len(r.Metrics) > 0 {
 		fmt.Fprintf(a.out, "kept the parameters of step %d: %s\n", r.BestStep, metricsText(r.Metrics))
+	}
+	return nil
+}
+
+// openTraining checks the flags and opens the adapter that is to be trained.
+func openTraining(a *app, path string, o *trainOptions) (*session, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	s, err := openSession(a, path, o.base)
+	if err != nil {
+		return nil, err
+	}
+	if s.adapter == nil {
+		err = withHint(usagef("%s is a model, not an adapter", path), "make an adapter first: lsrsurgeon inject %s -o adapter", path)
+	} else {
+		err = s.adopt(path, o.base, o.anyBase)
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// checkOutput refuses a place for the run that something else has.
+func (o *trainOptions) checkOutput(a *app, s *session, path string) error {
+	if o.resume {
+		return nil
+	}
+	if err := a.checkAllOutputs([]string{path, s.ck.Path(), o.data, o.evalData}, o.out); err != nil {
+		return err
+	}
+	if exists(filepath.Join(o.out, "config.json")) { // an adapter beside it would be taken for one of this model
+		return &usageError{msg: "output " + o.out + " holds a model, and a run replaces runs only", hint: "choose another directory"}
 	}
 	return nil
 }
@@ -213,9 +193,7 @@ func prepare(ctx context.Context, a *app, s *session, o *trainOptions, event fun
 		return nil, err
 	}
 	sp = data.Spec
-	if o.labels == "" {
-		o.labels = strings.Join(sp.Labels, ",") // the evaluation data may lack a class
-	}
+	o.names = sp.Labels // the evaluation data may lack a class
 	job, err := train.Prepare(s.base, s.adapter, sp, o.build())
 	if err != nil {
 		return nil, err
@@ -380,86 +358,4 @@ func metricsText(m []task.Metric) string {
 		p[i] = fmt.Sprintf("%s %.4f", v.Name, v.Value)
 	}
 	return strings.Join(p, ", ")
-}
-
-func printEstimate(a *app, p *prepared) error {
-	e := p.trainer.Estimate()
-	if a.json {
-		return a.printJSON(map[string]any{"schema": schemaVersion, "trainable": e.Parameters, "frozen": e.Frozen, "steps": e.Steps, "warmup_steps": e.WarmupSteps, "steps_per_epoch": e.StepsPerEpoch,
-			"sequences": e.Sequences, "tokens": e.Tokens, "largest_batch_tokens": e.LargestBatch, "peak_bytes": e.PeakBytes(), "activation_bytes": e.PlanBytes, "frozen_bytes": e.FrozenBytes, "cache_bytes": e.CacheBytes, "checkpoint_layers": e.Checkpoint, "truncated": e.Truncated})
-	}
-	t := newTable("planned", ">value")
-	t.add("trainable parameters", commas(int64(e.Parameters)))
-	t.add("frozen parameters", commas(e.Frozen))
-	t.add("sequences", commas(int64(e.Sequences)))
-	t.add("tokens", commas(int64(e.Tokens)))
-	t.add("truncated sequences", commas(int64(e.Truncated)))
-	t.add("optimizer steps", commas(int64(e.Steps)))
-	t.add("warm-up steps", commas(int64(e.WarmupSteps)))
-	t.add("largest batch, tokens", commas(int64(e.LargestBatch)))
-	t.add("memory: activations, gradients, optimizer", bytesText(e.PlanBytes))
-	t.add("memory: frozen weights", bytesText(e.FrozenBytes))
-	if e.Checkpoint > 0 {
-		t.add("layers computed again together", commas(int64(e.Checkpoint)))
-	}
-	if e.CacheBytes > 0 {
-		t.add("cache of the frozen prefix", bytesText(e.CacheBytes))
-	}
-	t.write(a.out, a.outTTY)
-	return nil
-}
-
-// profiled times the operations of every executable of an engine.
-type profiled struct {
-	graph.Engine
-	sum map[string]graph.OpTime
-}
-
-// Fits implements graph.Fitter as the engine does.
-func (p *profiled) Fits(g *graph.Program, d graph.Dims) error {
-	if f, ok := p.Engine.(graph.Fitter); ok {
-		return f.Fits(g, d)
-	}
-	return nil
-}
-
-func (p *profiled) Compile(g *graph.Program, w graph.WeightSource, d graph.Dims) (graph.Executable, error) {
-	x, err := p.Engine.Compile(g, w, d)
-	if err != nil {
-		return nil, err
-	}
-	if t, ok := x.(graph.Profiler); ok {
-		t.StartProfile()
-		return &profiledExe{x, p}, nil
-	}
-	return x, nil
-}
-
-type profiledExe struct {
-	graph.Executable
-	p *profiled
-}
-
-// Close collects the times before they are gone.
-func (x *profiledExe) Close() error {
-	if x.p.sum == nil {
-		x.p.sum = map[string]graph.OpTime{}
-	}
-	if t, ok := x.Executable.(graph.Profiler); ok {
-		for _, o := range t.Profile() {
-			s := x.p.sum[o.Op]
-			x.p.sum[o.Op] = graph.OpTime{Op: o.Op, Calls: s.Calls + o.Calls, Seconds: s.Seconds + o.Seconds, FLOP: s.FLOP + o.FLOP}
-		}
-	}
-	return x.Executable.Close()
-}
-
-// times lists the operations, the longest first.
-func (p *profiled) times() []graph.OpTime {
-	var out []graph.OpTime
-	for _, t := range p.sum {
-		out = append(out, t)
-	}
-	sortTimes(out)
-	return out
 }

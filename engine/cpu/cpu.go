@@ -80,6 +80,11 @@ func (e *engine) Compile(p *graph.Program, w graph.WeightSource, d graph.Dims) (
 	return x, nil
 }
 
+// Size implements graph.Sizer, without the padding of packed matrices.
+func (e *engine) Size(p *graph.Program, max graph.Dims) graph.Memory {
+	return (&executable{e: e, p: p}).size(max, graph.NewPlan(p, max))
+}
+
 // Fits implements graph.Fitter: within [Options.MemoryLimit].
 func (e *engine) Fits(p *graph.Program, max graph.Dims) error {
 	return (&executable{e: e, p: p}).fits(max)

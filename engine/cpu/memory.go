@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"syscall"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
 )
@@ -47,6 +48,20 @@ func (x *executable) scratch(d graph.Dims) (shared, work int) {
 	return shared, work
 }
 
+// size is what the program takes with a plan for batches up to d.
+func (x *executable) size(d graph.Dims, plan *graph.Plan) graph.Memory {
+	shared, work := x.scratch(d)
+	return graph.Memory{Weights: x.estimateWeights(), Plan: plan.PeakBytes, Scratch: 4 * int64(shared+x.e.opt.Threads*work)}
+}
+
+// memoryError says what would fit. It is [syscall.ENOMEM].
+type memoryError string
+
+func (e memoryError) Error() string { return string(e) }
+
+// Is reports whether target is ENOMEM.
+func (e memoryError) Is(target error) bool { return target == syscall.ENOMEM }
+
 // fits returns an error if the program with batches up to d needs more than
 // the engine's limit.
 func (x *executable) fits(d graph.Dims) error {
@@ -54,23 +69,16 @@ func (x *executable) fits(d graph.Dims) error {
 	if limit <= 0 {
 		return nil
 	}
-	fixed := x.estimateWeights()
-	need := func(d graph.Dims, plan *graph.Plan) int64 {
-		shared, work := x.scratch(d)
-		return fixed + plan.PeakBytes + 4*int64(shared+x.e.opt.Threads*work)
-	}
-	total := need(d, graph.NewPlan(x.p, d))
-	if total <= limit {
+	need := x.size(d, graph.NewPlan(x.p, d))
+	if need.Total() <= limit {
 		return nil
 	}
-	shared, work := x.scratch(d)
-	rest := limit - fixed - 4*int64(shared+x.e.opt.Threads*work)
-	fit, plan, ok := graph.FitBatch(x.p, d, rest)
+	fit, plan, ok := graph.FitBatch(x.p, d, limit-need.Weights-need.Scratch)
 	if !ok {
-		return fmt.Errorf("cpu: %s are needed for %d tokens and the limit is %s; one sequence already takes %s, of which frozen weights %s: raise the limit, shorten the sequences or hold the base as int8",
-			size(total), d.T, size(limit), size(need(fit, plan)), size(fixed))
+		return memoryError(fmt.Sprintf("cpu: %s are needed for %d tokens and the limit is %s; one sequence already takes %s, of which frozen weights %s: raise the limit, shorten the sequences or hold the base as int8",
+			size(need.Total()), d.T, size(limit), size(x.size(fit, plan).Total()), size(need.Weights)))
 	}
-	return fmt.Errorf("cpu: %s are needed for %d tokens in %d sequences and the limit is %s; %d tokens in %d sequences would fit", size(total), d.T, d.S, size(limit), fit.T, fit.S)
+	return memoryError(fmt.Sprintf("cpu: %s are needed for %d tokens in %d sequences and the limit is %s; %d tokens in %d sequences would fit", size(need.Total()), d.T, d.S, size(limit), fit.T, fit.S))
 }
 
 // estimateWeights is weightBytes before anything is loaded, without the
