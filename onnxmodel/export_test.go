@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -273,7 +275,16 @@ func TestExportLong(t *testing.T) {
 	want := testkit.Float64s(runReference(t, b, b.Logits, packed(sequences, true)))
 	got := evaluate(t, again, padded(sequences, false))[onnxmodel.OutLogits]
 	testkit.Compare(t, "logits", unpadded(got, sequences, false), want, 2e-6, 2e-6)
-	if _, err := onnxmodel.Write(g, onnx.NewEdit(g), filepath.Join(t.TempDir(), "m.onnx"), onnxmodel.WriteOptions{Limit: 30_000}); !errors.Is(err, formats.ErrUnsupported) {
-		t.Errorf("one file over the limit: %v", err)
+
+	// As a file, with a name for its data that is not taken.
+	out = filepath.Join(t.TempDir(), "m.onnx")
+	if err := os.WriteFile(out+".data", []byte("another's"), 0o666); err != nil {
+		t.Fatal(err)
 	}
+	w, err = onnxmodel.Write(g, onnx.NewEdit(g), out, onnxmodel.WriteOptions{Limit: 30_000})
+	if err != nil || !slices.Equal(w.Files, []string{"m.onnx", "m.onnx.1.data"}) || !strings.HasSuffix(w.Notes[0], "in m.onnx.1.data") {
+		t.Fatalf("%+v, %v", w, err)
+	}
+	got = evaluate(t, open(t, out), padded(sequences, false))[onnxmodel.OutLogits]
+	testkit.Compare(t, "logits of the file", unpadded(got, sequences, false), want, 2e-6, 2e-6)
 }

@@ -110,8 +110,15 @@ func writeBeside(m *onnx.Model, plan *onnx.Output, out string, o WriteOptions, w
 	if err := writeDir(m, plan, stage, WriteOptions{FS: o.FS, Replace: true}, w); err != nil {
 		return err
 	}
-	w.Files, err = Place(filepath.Join(stage, plan.Files[0].Name), out, o.Replace, o.FS)
-	return err
+	if w.Files, err = Place(filepath.Join(stage, plan.Files[0].Name), out, o.Replace, o.FS); err != nil || len(plan.Files) < 2 {
+		return err
+	}
+	old := plan.Files[1].Name
+	i, _ := slices.BinarySearch(m.ExternalFiles(), old) // its place among the old names, in whose order Place gives new ones
+	for k, n := range w.Notes {
+		w.Notes[k] = strings.ReplaceAll(n, old, w.Files[1+i])
+	}
+	return nil
 }
 
 func sameDir(a, b string) bool {
