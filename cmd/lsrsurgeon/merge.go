@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,7 +104,12 @@ leaves the old model, or is made good when the model is next opened by any comma
 
 var dtypeNames = map[string]tensor.DType{"keep": tensor.Invalid, "f32": tensor.F32, "bf16": tensor.BF16, "f16": tensor.F16}
 
+// mergeGC is how much, in percent, the heap of a merge may grow beyond what is live. That
+// is arrays of numbers, which are collected in no time, so little room is enough.
+const mergeGC = 25
+
 func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) error {
+	defer debug.SetGCPercent(debug.SetGCPercent(mergeGC))
 	weights, err := parseWeights(o.weights, len(adapters))
 	if err == nil {
 		err = o.check(len(adapters))
