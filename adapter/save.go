@@ -332,7 +332,7 @@ func (a *Adapter) missingHead() error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	return fmt.Errorf("modules_to_save names %s, of which there is no tensor: a head that was trained is missing, and a new one would be random", quoted(missing))
+	return fmt.Errorf("%w: modules_to_save names %s, of which there is no tensor: a head that was trained is missing, and a new one would be random", ErrMismatch, quoted(missing))
 }
 
 func quoted(names []string) string {

@@ -185,6 +185,21 @@ func readTokenizerConfig(dir string) (*tokenizerConfig, error) {
 	return c, nil
 }
 
+// ChatTemplate returns the Jinja template with which the tokenizer in dir lays out
+// conversations, the one named default where there are several, or "".
+func ChatTemplate(dir string) (string, error) {
+	c, err := readTokenizerConfig(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, t := range c.templates {
+		if t.Name == "default" {
+			return t.Template, nil
+		}
+	}
+	return "", nil
+}
+
 // readObject reads a JSON object, or nothing where the file is absent.
 func readObject(path string) (map[string]json.RawMessage, error) {
 	b, err := os.ReadFile(path)

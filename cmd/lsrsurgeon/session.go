@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
+	"github.com/lsrsurgeon/lsrsurgeon/convert"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
@@ -229,14 +230,36 @@ func (f *dataFlags) read(s *session, sp task.Spec) (task.ReadOptions, error) {
 	if o.Labels = f.names; f.labels != "" {
 		o.Labels = splitList(f.labels)
 	}
-	if f.chat != "" {
-		t, err := task.LookupChatTemplate(f.chat)
-		if err != nil {
-			return o, usagef("--chat-template: %v", err)
-		}
-		o.Chat = t
+	var err error
+	if o.Chat, err = f.chatTemplate(s, sp); err != nil {
+		return o, err
 	}
 	return o, nil
+}
+
+// chatTemplate is the layout of conversations: the one asked for, else that of the
+// model's tokenizer, else ChatML.
+func (f *dataFlags) chatTemplate(s *session, sp task.Spec) (t task.ChatTemplate, err error) {
+	if f.chat != "" {
+		if t, err = task.LookupChatTemplate(f.chat); err != nil {
+			return t, usagef("--chat-template: %v", err)
+		}
+		return t, nil
+	}
+	if sp.Kind != task.LM {
+		return t, nil
+	}
+	jinja, err := convert.ChatTemplate(s.ck.Dir())
+	if err != nil || jinja == "" {
+		return t, err
+	}
+	t, known := task.DetectChatTemplate(jinja)
+	if !known {
+		s.a.detail("the tokenizer's chat template is none that is known; conversations are laid out as ChatML unless --chat-template names another")
+		return t, nil
+	}
+	s.a.detail("conversations are laid out as %s, as the tokenizer's chat template does", t.Name)
+	return t, nil
 }
 
 // dataset reads and tokenises one split.

@@ -95,5 +95,5 @@ func (f *dataFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.labelCol, "label-column", "", "column or key of the label")
 	fl.BoolVar(&f.lines, "lines", false, "each line of a plain text file is one example")
 	fl.BoolVar(&f.noPack, "no-pack", false, "language models: one text a sequence, instead of blocks of --max-length")
-	fl.StringVar(&f.chat, "chat-template", "", "layout of {\"messages\"} data: "+strings.Join(task.ChatTemplateNames(), ", "))
+	fl.StringVar(&f.chat, "chat-template", "", "layout of {\"messages\"} data: "+strings.Join(task.ChatTemplateNames(), ", ")+" (default: as the model's tokenizer lays them out, else chatml)")
 }
