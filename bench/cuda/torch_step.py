@@ -15,10 +15,10 @@ ap.add_argument("--model", default="roberta-base/256", help="name/sequences")
 ap.add_argument("--mode", choices=["eager", "compile"], default="eager")
 ap.add_argument("--steps", type=int, default=20)
 ap.add_argument("--device", default="cuda")
-ap.add_argument("--tiny", action="store_true", help="a model of two narrow layers, to try this script")
+ap.add_argument("--tiny", action="store_true", help="a model of two narrow layers and up to four sequences, to try this script")
 a = ap.parse_args()
 name, n = a.model.split("/")
-n = int(n)
+n = min(int(n), 4) if a.tiny else int(n)
 torch.manual_seed(0)
 tiny = dict(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=128) if a.tiny else {}
 if name == "roberta-base":
