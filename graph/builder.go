@@ -259,6 +259,14 @@ func (b *Builder) Norm(name string, x Value, gamma, beta WeightID, eps float32, 
 	return b.add(&Norm{X: x, Gamma: gamma, Beta: beta, Eps: eps, RMS: rms, Y: y}, y)
 }
 
+// HeadNorm is RMS norm of each of the heads of x, with one scale for all.
+func (b *Builder) HeadNorm(name string, x Value, gamma WeightID, eps float32, heads int) Value {
+	in := *b.info(x)
+	need(heads > 0 && b.P.Weight(gamma).Out*heads == in.Cols, "head norm %s: a scale of %d for %d heads of %d columns", name, b.P.Weight(gamma).Out, heads, in.Cols)
+	y := b.value(name, in.Rows, in.Cols)
+	return b.add(&Norm{X: x, Gamma: gamma, Eps: eps, RMS: true, Heads: heads, Y: y}, y)
+}
+
 // Dropout is x·mask/(1-p) + residual at a fresh site; residual may be None.
 // With p = 0 it degenerates to an addition, or to x itself.
 func (b *Builder) Dropout(name string, x Value, p float32, residual Value) Value {

@@ -186,11 +186,11 @@ func (d *differ) colScale(o *ColScale) {
 func (d *differ) norm(o *Norm) {
 	if o.Stats == None {
 		in := d.p.Info(o.Y)
-		o.Stats = d.p.NewValue(Info{Name: in.Name + ".stats", Rows: in.Rows, Cols: 2})
+		o.Stats = d.p.NewValue(Info{Name: in.Name + ".stats", Rows: in.Rows, Cols: 2 * o.Parts()})
 	}
 	x, dy := d.saved(o.X), d.of(o.Y)
 	d.add(o.X, func(dst, c Value) Op {
-		return &NormGrad{X: x, Stats: o.Stats, DY: dy, Gamma: o.Gamma, RMS: o.RMS, C: c, DX: dst}
+		return &NormGrad{X: x, Stats: o.Stats, DY: dy, Gamma: o.Gamma, RMS: o.RMS, Heads: o.Heads, C: c, DX: dst}
 	})
 }
 

@@ -175,25 +175,35 @@ type GatedGrad struct {
 }
 
 // Norm: layer norm y = γ·(x-μ)/sqrt(σ²+eps) + β with the biased σ², or with RMS
-// set y = γ·x/sqrt(mean(x²)+eps) (+ β when given). Statistics per row.
-// Stats (n, 2) receives mean (0 for RMS) and 1/sqrt(...), or is None.
+// set y = γ·x/sqrt(mean(x²)+eps) (+ β when given). Statistics per row, or with
+// Heads > 1 per head: the columns are as many equal parts, each a row of its own
+// for which the same γ and β of that length hold.
+// Stats (n, 2·heads) receives mean (0 for RMS) and 1/sqrt(...) of each, or is None.
 type Norm struct {
 	X           Value
 	Gamma, Beta WeightID
 	Eps         float32
 	RMS         bool
+	Heads       int // 0 is 1
 	Stats       Value
 	Y           Value
 }
+
+// Parts is how many rows of statistics a row of x has.
+func (o *Norm) Parts() int { return max(o.Heads, 1) }
 
 // NormGrad: dx = ∂Norm/∂x·dy + c.
 type NormGrad struct {
 	X, Stats, DY Value
 	Gamma        WeightID
 	RMS          bool
+	Heads        int
 	C            Value
 	DX           Value
 }
+
+// Parts is that of the Norm.
+func (o *NormGrad) Parts() int { return max(o.Heads, 1) }
 
 // Dropout: y = x·mask/(1-p) + residual. Element (i, j) of the mask depends
 // only on (Batch.Seed, Site, Batch.Step, i·cols + j), so the backward pass

@@ -126,15 +126,12 @@ func checkShapes(p *Program, op Op) error {
 	case *Norm:
 		y := c.of(o.Y)
 		c.like(y, o.X)
-		c.is(o.Stats, y.rows, 2)
-		c.vector(o.Gamma, y.cols)
-		c.vector(o.Beta, y.cols)
+		c.norm(y, o.Parts(), o.Stats, o.Gamma, o.Beta)
 	case *NormGrad:
 		y := c.of(o.DY)
 		c.like(y, o.X, o.C, o.DX)
 		c.given(o.Stats)
-		c.is(o.Stats, y.rows, 2)
-		c.vector(o.Gamma, y.cols)
+		c.norm(y, o.Parts(), o.Stats, o.Gamma, NoWeight)
 	case *Dropout:
 		c.like(c.of(o.Y), o.X, o.Residual)
 		c.that(o.P >= 0 && o.P < 1, "dropout probability %v", o.P)
@@ -144,6 +141,13 @@ func checkShapes(p *Program, op Op) error {
 		c.rest(op)
 	}
 	return c.err
+}
+
+func (c *shapes) norm(y shape, parts int, stats Value, gamma, beta WeightID) {
+	c.that(y.cols%parts == 0, "%d columns are no whole number for each of %d heads", y.cols, parts)
+	c.is(stats, y.rows, 2*parts)
+	c.vector(gamma, y.cols/parts)
+	c.vector(beta, y.cols/parts)
 }
 
 func (c *shapes) rest(op Op) {

@@ -126,6 +126,7 @@ func (w *builder) attention(i int, x graph.Value, pick graph.Pick, at func(strin
 	if err != nil {
 		return graph.None, err
 	}
+	q, k = w.headNorm(i, l.QNorm, q, c.Heads), w.headNorm(i, l.KNorm, k, c.KVHeads)
 	name := w.m.prefix + l.layerName(i, "attention")
 	if c.Rope != nil {
 		freq, scale := c.Rope.Frequencies(c.HeadDim)
@@ -140,6 +141,16 @@ func (w *builder) attention(i int, x graph.Value, pick graph.Pick, at func(strin
 		y = w.Pick(name+".rows", y, pick)
 	}
 	return y, nil
+}
+
+// headNorm is the norm of the heads of query or key in layer i, x itself where the
+// family has none.
+func (w *builder) headNorm(i int, part string, x graph.Value, heads int) graph.Value {
+	if part == "" {
+		return x
+	}
+	name := w.m.prefix + w.m.layout.layerName(i, part)
+	return w.b.HeadNorm(name, x, w.b.Vector(w.m.tensorName(name+".weight"), w.m.config.HeadDim), float32(w.m.config.NormEps), heads)
 }
 
 // projections are query, key and value, the query for the picked rows. A fused

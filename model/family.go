@@ -51,19 +51,22 @@ type layout struct {
 	Word, Position, Type string // embedding tables
 	EmbedNorm            string
 
-	Layer     string
-	Q, K, V   string // separate projections, or
-	QKV       string // one for all three, side by side in its columns
-	AttnOut   string
-	Gate      string // gated feed-forward: act(gate)·up
-	Up, Down  string
-	AttnNorm  string
-	FFNNorm   string
-	PreNorm   bool // norms before the blocks, not after the residual sums
-	FinalNorm string
-	RMS       bool
-	Conv1D    bool // linear weights are stored (in, out)
-	Causal    bool
+	Layer   string
+	Q, K, V string // separate projections, or
+	QKV     string // one for all three, side by side in its columns
+	// QNorm and KNorm are RMS norms of each head of query and key, with a scale
+	// of HeadDim.
+	QNorm, KNorm string
+	AttnOut      string
+	Gate         string // gated feed-forward: act(gate)·up
+	Up, Down     string
+	AttnNorm     string
+	FFNNorm      string
+	PreNorm      bool // norms before the blocks, not after the residual sums
+	FinalNorm    string
+	RMS          bool
+	Conv1D       bool // linear weights are stored (in, out)
+	Causal       bool
 
 	// LMHead is the output layer's module, without prefix; "" for encoders.
 	LMHead string

@@ -3,15 +3,21 @@ package model
 import "math"
 
 // llamaFamily is Llama (arXiv 2302.13971, 2307.09288) and the models that differ
-// from it in settings alone: Mistral (a sliding window) and Qwen2 (biases on
-// query, key and value). RMS norms before the blocks, rotary positions, grouped
+// from it in little: Mistral (a sliding window), Qwen2 (biases on query, key and
+// value) and Qwen3 (a norm of every head of query and key, arXiv 2505.09388). RMS norms before the blocks, rotary positions, grouped
 // queries, a gated feed-forward.
 var llamaFamily = family{
 	name:      "llama",
-	types:     []string{"llama", "mistral", "qwen2"},
+	types:     []string{"llama", "mistral", "qwen2", "qwen3"},
 	configure: llamaConfig,
 	layout: func(c *Config) layout {
+		var qNorm, kNorm string
+		if c.ModelType == "qwen3" {
+			qNorm, kNorm = "self_attn.q_norm", "self_attn.k_norm"
+		}
 		return layout{
+			QNorm:      qNorm,
+			KNorm:      kNorm,
 			Prefixes:   []string{"model.", ""},
 			Word:       "embed_tokens.weight",
 			Layer:      "layers.%d.",
@@ -54,6 +60,8 @@ func llamaConfig(s *settings) Config {
 	c.KVHeads = s.sizeOr("num_key_value_heads", c.Heads)
 	if _, ok := s.raw("head_dim"); ok {
 		c.HeadDim = s.size("head_dim")
+	} else if s.textOr("model_type", "") == "qwen3" {
+		c.HeadDim = 128 // transformers' default where the key is absent
 	}
 	c.common(s)
 	c.Rope = s.rope(c.MaxLength)
@@ -69,8 +77,9 @@ func llamaConfig(s *settings) Config {
 		c.MLPBias = s.boolOr("mlp_bias", false)
 	case "mistral":
 		c.windows(s, 0)
-	case "qwen2":
-		c.QKVBias = true
+	case "qwen2", "qwen3":
+		c.QKVBias = c.ModelType == "qwen2" || s.boolOr("attention_bias", false)
+		c.OutBias = c.QKVBias && c.ModelType == "qwen3"
 		if s.boolOr("use_sliding_window", false) {
 			c.windows(s, s.intOr("max_window_layers", 28))
 		}

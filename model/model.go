@@ -166,6 +166,11 @@ func (m *Model) required() []expected {
 	for i := range c.Layers {
 		norm(l.layerName(i, l.AttnNorm))
 		norm(l.layerName(i, l.FFNNorm))
+		for _, n := range []string{l.QNorm, l.KNorm} {
+			if n != "" {
+				add(l.layerName(i, n)+".weight", c.HeadDim)
+			}
+		}
 		for _, lin := range m.layerLinears(i) {
 			out = append(out, lin.tensors()...)
 		}

@@ -124,6 +124,13 @@ func TestSettingsOfFamilies(t *testing.T) {
 	check("qwen2's biases", c.QKVBias && !c.OutBias, true)
 	c = config(llamaJSON + `, "model_type": "qwen2", "sliding_window": 7, "use_sliding_window": false`)
 	check("qwen2 without windows", c.Windows[2], 0)
+	c = config(llamaJSON + `, "model_type": "qwen3", "use_sliding_window": true, "sliding_window": 7, "max_window_layers": 1`)
+	check("qwen3's second window", c.Windows[1], 7)
+	check("qwen3's biases", c.QKVBias || c.OutBias, false)
+	check("qwen3's heads", c.HeadDim, 128)
+	c = config(llamaJSON + `, "model_type": "qwen3", "attention_bias": true, "head_dim": 6`)
+	check("qwen3's asked for biases", c.QKVBias && c.OutBias && !c.MLPBias, true)
+	check("qwen3's asked for heads", c.HeadDim, 6)
 
 	c = config(gpt2JSON)
 	check("gpt2's inner size", c.IntermediateSize, 96)

@@ -273,6 +273,12 @@ func (x *exporter) activate(scope, v string, act graph.Act) (string, error) {
 // norm is layer norm or RMS norm over the last axis.
 func (x *exporter) norm(o *graph.Norm) error {
 	scope, l, v := x.scope(o.Y), x.list, x.value(o.X)
+	if n := x.p.Info(o.X).Cols / o.Parts(); o.Heads > 1 {
+		v = l.node(scope, "Reshape", []string{v, l.ints(false, 0, 0, int64(o.Heads), int64(n))})
+		defer func() {
+			x.values[o.Y] = l.node(scope, "Reshape", []string{x.values[o.Y], l.ints(false, 0, 0, int64(o.Heads*n))})
+		}()
+	}
 	gamma, err := x.weight(o.Gamma, false)
 	if err != nil {
 		return err

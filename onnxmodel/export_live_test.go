@@ -31,6 +31,7 @@ func TestExportLive(t *testing.T) {
 		{"bert", model.TaskClassification}, {"bert", model.TaskFeatures}, {"bert-bare", model.TaskFeatures},
 		{"roberta", model.TaskClassification}, {"gpt2", model.TaskLM}, {"gpt2", model.TaskFeatures}, {"gpt2-cls", model.TaskClassification},
 		{"llama", model.TaskLM}, {"llama", model.TaskFeatures}, {"mistral", model.TaskLM}, {"qwen2", model.TaskClassification},
+		{"qwen3", model.TaskLM},
 	} {
 		m := tiny(t, c.model)
 		_, g := export(t, m, model.BuildOptions{Task: c.task})

@@ -160,6 +160,8 @@ func TestExport(t *testing.T) {
 		{"llama", model.BuildOptions{Task: model.TaskFeatures}},
 		{"mistral", model.BuildOptions{Task: model.TaskLM}},
 		{"qwen2", model.BuildOptions{Task: model.TaskClassification}},
+		{"qwen3", model.BuildOptions{Task: model.TaskLM}},
+		{"qwen3", model.BuildOptions{Task: model.TaskFeatures}},
 		{"qwen2", model.BuildOptions{Task: model.TaskRegression, NumLabels: 3}},
 	} {
 		t.Run(fmt.Sprintf("%s-%v", c.model, c.o.Task), func(t *testing.T) {

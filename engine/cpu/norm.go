@@ -18,24 +18,28 @@ func (x *executable) gamma(w graph.WeightID, cols int) []float32 {
 
 func (x *executable) norm(o *graph.Norm) {
 	in, y, stats := x.matrix(o.X), x.matrix(o.Y), x.matrix(o.Stats)
-	gamma, beta := x.gamma(o.Gamma, y.cols), x.vectorOf(o.Beta)
+	n := y.cols / o.Parts()
+	gamma, beta := x.gamma(o.Gamma, n), x.vectorOf(o.Beta)
 	x.eachRows(y.rows, y.cols, func(_, lo, hi int) {
 		for i := lo; i < hi; i++ {
-			var mean, rstd []float32
-			if o.Stats != graph.None {
-				s := stats.row(i)
-				mean, rstd = s[:1], s[1:2]
-			}
-			if !o.RMS {
-				kernel.LayerNorm(y.row(i), in.row(i), gamma, beta, o.Eps, 1, y.cols, mean, rstd)
-				continue
-			}
-			if mean != nil {
-				mean[0] = 0
-			}
-			kernel.RMSNorm(y.row(i), in.row(i), gamma, o.Eps, 1, y.cols, rstd)
-			if beta != nil {
-				kernel.Add(y.row(i), y.row(i), beta)
+			for h := range o.Parts() {
+				var mean, rstd []float32
+				if o.Stats != graph.None {
+					s := stats.row(i)
+					mean, rstd = s[2*h:2*h+1], s[2*h+1:2*h+2]
+				}
+				dst, src := y.row(i)[h*n:(h+1)*n], in.row(i)[h*n:(h+1)*n]
+				if !o.RMS {
+					kernel.LayerNorm(dst, src, gamma, beta, o.Eps, 1, n, mean, rstd)
+					continue
+				}
+				if mean != nil {
+					mean[0] = 0
+				}
+				kernel.RMSNorm(dst, src, gamma, o.Eps, 1, n, rstd)
+				if beta != nil {
+					kernel.Add(dst, dst, beta)
+				}
 			}
 		}
 	})
@@ -43,15 +47,19 @@ func (x *executable) norm(o *graph.Norm) {
 
 func (x *executable) normGrad(o *graph.NormGrad) {
 	in, stats, dy, c, dx := x.matrix(o.X), x.matrix(o.Stats), x.matrix(o.DY), x.matrix(o.C), x.matrix(o.DX)
-	gamma := x.gamma(o.Gamma, dx.cols)
+	n := dx.cols / o.Parts()
+	gamma := x.gamma(o.Gamma, n)
 	x.eachRows(dx.rows, dx.cols, func(w, lo, hi int) {
 		for i := lo; i < hi; i++ {
 			s := stats.row(i)
 			x.addend(w, dx, c, i, 1, func(dst []float32) {
-				if o.RMS {
-					kernel.RMSNormBackward(dst, dy.row(i), in.row(i), gamma, s[1:2], 1, dx.cols, nil)
-				} else {
-					kernel.LayerNormBackward(dst, dy.row(i), in.row(i), gamma, s[:1], s[1:2], 1, dx.cols, nil, nil)
+				for h := range o.Parts() {
+					from, to, mean, rstd := h*n, (h+1)*n, s[2*h:2*h+1], s[2*h+1:2*h+2]
+					if o.RMS {
+						kernel.RMSNormBackward(dst[from:to], dy.row(i)[from:to], in.row(i)[from:to], gamma, rstd, 1, n, nil)
+					} else {
+						kernel.LayerNormBackward(dst[from:to], dy.row(i)[from:to], in.row(i)[from:to], gamma, mean, rstd, 1, n, nil, nil)
+					}
 				}
 			})
 		}

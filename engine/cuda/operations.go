@@ -161,9 +161,9 @@ func (x *executable) run(op graph.Op) error {
 		dy := x.mat(o.DY)
 		return x.over(dy, "gated_grad", x.mat(o.Gate), x.mat(o.Up), dy, int(o.Act), x.mat(o.DGate), x.mat(o.DUp))
 	case *graph.Norm:
-		return x.norm("norm_rows", normArgs{x: x.mat(o.X), stats: x.mat(o.Stats), y: x.mat(o.Y), gamma: x.vector(o.Gamma), beta: x.vector(o.Beta), eps: o.Eps, rms: bit(o.RMS)})
+		return x.norm("norm_rows", o.Parts(), normArgs{x: x.mat(o.X), stats: x.mat(o.Stats), y: x.mat(o.Y), gamma: x.vector(o.Gamma), beta: x.vector(o.Beta), eps: o.Eps, rms: bit(o.RMS)})
 	case *graph.NormGrad:
-		return x.norm("norm_rows_grad", normArgs{x: x.mat(o.X), stats: x.mat(o.Stats), dy: x.mat(o.DY), c: x.mat(o.C), y: x.mat(o.DX), gamma: x.vector(o.Gamma), rms: bit(o.RMS)})
+		return x.norm("norm_rows_grad", o.Parts(), normArgs{x: x.mat(o.X), stats: x.mat(o.Stats), dy: x.mat(o.DY), c: x.mat(o.C), y: x.mat(o.DX), gamma: x.vector(o.Gamma), rms: bit(o.RMS)})
 	case *graph.Dropout:
 		return x.dropout(x.mat(o.X), o.P, o.Site, x.mat(o.Residual), x.mat(o.Y))
 	case *graph.DropoutGrad:
@@ -279,8 +279,20 @@ type normArgs struct {
 	rms                int32
 }
 
-func (x *executable) norm(name string, a normArgs) error {
-	return x.emit(name, grid{x: (x.rows(a.y) + 7) / 8}, 256, 0, x.batch.p, unsafe.Pointer(&a))
+// norm runs the kernel once for each head, on its columns.
+func (x *executable) norm(name string, heads int, all normArgs) error {
+	n := int(all.y.cols) / heads
+	for h := range heads {
+		a := all
+		for _, m := range []*mat{&a.x, &a.dy, &a.c, &a.y} {
+			*m = m.columns(h*n, n)
+		}
+		a.stats = a.stats.columns(2*h, 2)
+		if err := x.emit(name, grid{x: (x.rows(a.y) + 7) / 8}, 256, 0, x.batch.p, unsafe.Pointer(&a)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // drop mirrors struct Drop.

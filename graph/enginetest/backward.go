@@ -75,6 +75,14 @@ func backwardCases() []opCase {
 			m.emit(&graph.NormGrad{X: x, Stats: stats, DY: m.in(tok, 17), Gamma: gamma, RMS: rms, C: m.c(tok, 17), DX: m.out(tok, 17)})
 		})
 	}
+	for _, rms := range []bool{false, true} {
+		add(fmt.Sprint("norm_grad/heads/rms=", rms), ragged, func(m *maker) {
+			x, gamma := m.in(tok, 21), m.vector("g", 7, 1)
+			stats := m.P.NewValue(graph.Info{Name: "stats", Rows: tok, Cols: 6})
+			m.emit(&graph.Norm{X: x, Gamma: gamma, Beta: m.vector("b", 7, 0), Eps: 1e-5, RMS: rms, Heads: 3, Stats: stats, Y: m.out(tok, 21)})
+			m.emit(&graph.NormGrad{X: x, Stats: stats, DY: m.in(tok, 21), Gamma: gamma, RMS: rms, Heads: 3, C: m.c(tok, 21), DX: m.out(tok, 21)})
+		})
+	}
 	add("dropout_grad", longer, func(m *maker) {
 		m.emit(&graph.DropoutGrad{DY: m.in(tok, 9), P: 0.25, Site: 17, C: m.c(tok, 9), DX: m.out(tok, 9)})
 	})

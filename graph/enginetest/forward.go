@@ -108,6 +108,9 @@ func forwardCases() []opCase {
 			return m.Norm("y", m.tokens(64), m.vector("g", 64, 1), graph.NoWeight, 1e-3, rms)
 		})
 	}
+	add("norm/heads", ragged, func(m *maker) graph.Value {
+		return m.HeadNorm("y", m.tokens(21), m.vector("g", 7, 1), 1e-5, 3)
+	})
 	add("select/first", ragged, func(m *maker) graph.Value { return m.Select("y", m.tokens(7), graph.PickFirst) })
 	add("select/last", ragged, func(m *maker) graph.Value { return m.Select("y", m.tokens(7), graph.PickLast) })
 	add("select/rows", ragged, func(m *maker) graph.Value { return m.Select("y", m.tokens(7), graph.PickRows) })

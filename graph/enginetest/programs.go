@@ -156,7 +156,11 @@ func decoder(m *maker) {
 			return k
 		}
 		n := m.layerNorm(name+"norm1", x, true)
-		q := m.Rope(name+"q_rope", m.site(kind("sandwich"), name+"q", n, hidden, graph.ActNone, graph.None, 0), rope)
+		q := m.site(kind("sandwich"), name+"q", n, hidden, graph.ActNone, graph.None, 0)
+		if l == 1 { // as Qwen3
+			q = m.HeadNorm(name+"q_norm", q, m.vector(name+"q_norm.gamma", hidden/heads, 1), 1e-5, heads)
+		}
+		q = m.Rope(name+"q_rope", q, rope)
 		kv := rope
 		kv.Heads = 2
 		k := m.Rope(name+"k_rope", m.site(kind("lora"), name+"k", n, hidden/2, graph.ActNone, graph.None, 0), kv)

@@ -224,21 +224,25 @@ func (x *Executable) linear(o *graph.Linear) {
 
 func (x *Executable) norm(o *graph.Norm) {
 	a := x.get(o.X)
-	n := float64(a.cols)
-	stats := newMatrix(a.rows, 2)
+	cols := a.cols / o.Parts()
+	n := float64(cols)
+	stats := newMatrix(a.rows, 2*o.Parts())
 	for i := range a.rows {
-		mean := 0.0
-		if !o.RMS {
-			mean = sum(a.cols, func(j int) float64 { return a.at(i, j) }) / n
+		for h := range o.Parts() {
+			mean := 0.0
+			if !o.RMS {
+				mean = sum(cols, func(j int) float64 { return a.at(i, h*cols+j) }) / n
+			}
+			variance := sum(cols, func(j int) float64 { return sq(a.at(i, h*cols+j) - mean) }) / n
+			stats.set(i, 2*h, mean)
+			stats.set(i, 2*h+1, 1/math.Sqrt(variance+float64(o.Eps)))
 		}
-		variance := sum(a.cols, func(j int) float64 { return sq(a.at(i, j) - mean) }) / n
-		stats.set(i, 0, mean)
-		stats.set(i, 1, 1/math.Sqrt(variance+float64(o.Eps)))
 	}
 	x.put(o.Stats, stats, none)
 	x.put(o.Y, each(a.rows, a.cols, func(i, j int) float64 {
-		y := (a.at(i, j) - stats.at(i, 0)) * stats.at(i, 1) * vector(x.weight(o.Gamma), j, 1)
-		return y + vector(x.weight(o.Beta), j, 0)
+		h := j / cols
+		y := (a.at(i, j) - stats.at(i, 2*h)) * stats.at(i, 2*h+1) * vector(x.weight(o.Gamma), j%cols, 1)
+		return y + vector(x.weight(o.Beta), j%cols, 0)
 	}), none)
 }
 
@@ -254,18 +258,21 @@ func vector(w matrix, j int, absent float64) float64 {
 // RMS norm has no mean to differentiate.
 func (x *Executable) normGrad(o *graph.NormGrad) {
 	a, stats, dy := x.get(o.X), x.get(o.Stats), x.get(o.DY)
-	n := float64(a.cols)
+	cols := a.cols / o.Parts()
+	n := float64(cols)
 	dx := newMatrix(a.rows, a.cols)
 	for i := range a.rows {
-		z := func(j int) float64 { return (a.at(i, j) - stats.at(i, 0)) * stats.at(i, 1) }
-		g := func(j int) float64 { return dy.at(i, j) * vector(x.weight(o.Gamma), j, 1) }
-		meanG := 0.0
-		if !o.RMS {
-			meanG = sum(a.cols, g) / n
-		}
-		meanGZ := sum(a.cols, func(j int) float64 { return g(j) * z(j) }) / n
-		for j := range a.cols {
-			dx.set(i, j, stats.at(i, 1)*(g(j)-meanG-z(j)*meanGZ))
+		for h := range o.Parts() {
+			z := func(j int) float64 { return (a.at(i, h*cols+j) - stats.at(i, 2*h)) * stats.at(i, 2*h+1) }
+			g := func(j int) float64 { return dy.at(i, h*cols+j) * vector(x.weight(o.Gamma), j, 1) }
+			meanG := 0.0
+			if !o.RMS {
+				meanG = sum(cols, g) / n
+			}
+			meanGZ := sum(cols, func(j int) float64 { return g(j) * z(j) }) / n
+			for j := range cols {
+				dx.set(i, h*cols+j, stats.at(i, 2*h+1)*(g(j)-meanG-z(j)*meanGZ))
+			}
 		}
 	}
 	x.put(o.DX, dx, o.C)

@@ -187,6 +187,12 @@ CASES = {
         model=C.Qwen2ForSequenceClassification, task="classification",
         targets=["q_proj", "k_proj", "down_proj"],
     ),
+    "qwen3": dict(
+        config=C.Qwen3Config(**DECODER, tie_word_embeddings=False, head_dim=8, use_sliding_window=True, sliding_window=4, max_window_layers=1, attention_bias=True,
+            attention_dropout=0.1, rope_theta=1000.0),
+        model=C.Qwen3ForCausalLM, task="lm",
+        targets=["q_proj", "k_proj", "o_proj", "up_proj"],
+    ),
     "gpt2": dict(
         config=C.GPT2Config(n_embd=24, n_layer=2, n_head=4, n_positions=16, n_inner=40, vocab_size=50, initializer_range=0.2, bos_token_id=1, eos_token_id=2,
             scale_attn_by_inverse_layer_idx=True, embd_pdrop=0.1, resid_pdrop=0.2, attn_pdrop=0.1),
