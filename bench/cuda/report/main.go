@@ -112,13 +112,20 @@ func report(out io.Writer, steps []step, peers []peer) error {
 	return nil
 }
 
+// standIn is the device of a dry run, whose speeds mean nothing.
+const standIn = "fibre shim"
+
 // aims says which are met: for RoBERTa-base with LSR in bf16 by the faster
 // products, and for the others the largest share.
 func aims(steps []step, peers []peer) []string {
 	const model = "roberta-base/256"
 	var best step
-	kron := 0.0
+	kron, measured := 0.0, false
 	for _, s := range steps {
+		if s.Device == standIn {
+			continue
+		}
+		measured = true
 		if s.Method == "lsr" {
 			kron = max(kron, s.KronShare)
 		}
@@ -148,6 +155,6 @@ func aims(steps []step, peers []peer) []string {
 		verdict("at least 1.5 times PyTorch eager", a > 0, a, a >= 1.5),
 		verdict("at least 1.0 of torch.compile", b > 0, b, b >= 1),
 		verdict("at most 0.6 of the memory of PyTorch eager", c > 0, c, c <= 0.6),
-		verdict("Kronecker operations below 0.01 of a step", len(steps) > 0, kron, kron < 0.01),
+		verdict("Kronecker operations below 0.01 of a step", measured, kron, kron < 0.01),
 	}
 }

@@ -46,6 +46,14 @@ func TestReport(t *testing.T) {
 			t.Errorf("%q is missing in\n%s", want, got)
 		}
 	}
+	text, err := os.ReadFile(steps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(steps, strings.ReplaceAll(string(text), `{"model"`, `{"device":"fibre shim","model"`))
+	if got := run(); strings.Count(got, "not measured") != 4 {
+		t.Errorf("on the stand-in:\n%s", got)
+	}
 	write(peers, "Traceback\n")
 	if _, err := read[peer](peers); err == nil || !strings.Contains(err.Error(), "Traceback") {
 		t.Errorf("a line that is no JSON: %v", err)
