@@ -24,7 +24,7 @@ p.add_argument("--steps", type=int, default=40)
 a = p.parse_args()
 if bool(a.data) == bool(a.tuned):
     p.error("give --data to fine-tune, or --tuned")
-BUDGETS = [42240, 84480, 168960, 337920]
+BUDGETS = [10560, 42240, 84480, 168960, 337920]
 CURVES = {
     "LoRA": [["--method", "lora", "--rank", str(r)] for r in (1, 2, 4, 8)],
     "LSR, usual split": [["--method", "lsr", "--rank", r, "--terms", str(s)] for r, s in (("2x2", 4), ("2x2", 16), ("4x4", 8), ("4x4", 16))],
