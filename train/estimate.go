@@ -51,12 +51,13 @@ func (t *Trainer) Estimate() Estimate {
 		Checkpoint:     t.o.CheckpointLayers,
 		ParameterBytes: graph.NewPlan(t.job.Train.Program, maxDims(t.dims)).ParamBytes,
 	}
+	seen := map[string]bool{}
 	add := func(p *graph.Program, dims task.Dims, plan *int64) {
 		m := graph.SizeOf(t.job.Engine, p, maxDims(dims))
 		*plan += m.Plan
 		e.FrozenBytes += m.Weights
 		e.ScratchBytes += m.Scratch
-		e.Frozen += frozen(p)
+		e.Frozen += frozen(p, seen)
 	}
 	add(t.job.Train.Program, t.dims, &e.PlanBytes)
 	if p := t.job.Prefix; p != nil {
@@ -86,10 +87,14 @@ func (t *Trainer) Fits() error {
 	return nil
 }
 
-// frozen counts the values of the frozen tensors.
-func frozen(p *graph.Program) (values int64) {
+// frozen counts the values of the frozen tensors of p whose names are not in seen. A
+// tensor that is tied, as embeddings and output layer often are, counts once.
+func frozen(p *graph.Program, seen map[string]bool) (values int64) {
 	for i := range p.Weights {
-		values += int64(p.Weights[i].In) * int64(p.Weights[i].Out)
+		if w := &p.Weights[i]; !seen[w.Name] {
+			seen[w.Name] = true
+			values += int64(w.In) * int64(w.Out)
+		}
 	}
 	return values
 }
