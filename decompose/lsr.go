@@ -1,6 +1,7 @@
 package decompose
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -107,6 +108,10 @@ func (q *side) solve(rhs, g []float64) error {
 	return nil
 }
 
+// errSingular is of a fit that broke down: its factors grew against each other until their
+// products cancel.
+var errSingular = errors.New("least squares problem is not positive definite")
+
 // normal returns the Cholesky factor of the matrix of the normal equations with
 // y < count, damped, and the damping.
 func (q *side) normal(g []float64, count int) (blas64.Triangular, float64, error) {
@@ -134,7 +139,7 @@ func (q *side) normal(g []float64, count int) (blas64.Triangular, float64, error
 			return chol, ridge, nil
 		}
 	}
-	return blas64.Triangular{}, 0, fmt.Errorf("least squares problem of size %d is not positive definite", size)
+	return blas64.Triangular{}, 0, fmt.Errorf("%w: size %d", errSingular, size)
 }
 
 // equations returns the matrix of the normal equations (s·rx, s·rx):
@@ -240,7 +245,8 @@ type lsrFit struct {
 	pool   *kernel.Pool
 	a, b   *half
 	error2 float64
-	// hopeless says that settle saw no way below the error that it was given.
+	// hopeless says that settle saw no way below the error that it was given, or that
+	// the fit broke down.
 	hopeless bool
 }
 

@@ -2,6 +2,7 @@ package decompose
 
 import (
 	"cmp"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -119,8 +120,16 @@ func (m *matrix) residual2(a, b *half) float64 {
 
 // fit is FitLSR on given leading triplets, at least as many as the rank where
 // there are. It returns nil where it sees that the squared error will not fall
-// below most.
+// below most. Without such a bound it is an error that no start leads anywhere.
 func (m *matrix) fit(d *SVD, t *trial, seed uint64, most float64) (*lsrFit, error) {
+	f, err := m.fitted(d, t, seed, most)
+	if f == nil && err == nil && math.IsInf(most, 1) {
+		return nil, errSingular
+	}
+	return f, err
+}
+
+func (m *matrix) fitted(d *SVD, t *trial, seed uint64, most float64) (*lsrFit, error) {
 	if m.norm2 == 0 {
 		return &lsrFit{a: newHalf(t.a), b: newHalf(turned(t.b))}, nil
 	}
@@ -178,7 +187,7 @@ func (m *matrix) starts(d *SVD, a, sb kron.Shape, seed uint64, most float64) (*l
 		if err := f.settle(t, coarseSweeps, most); err != nil {
 			return nil, err
 		}
-		if f.error2 <= good {
+		if f.error2 <= good && !f.hopeless {
 			return f, nil
 		}
 	}
@@ -241,13 +250,16 @@ func (h *half) random(src adapter.Source, name string) {
 	}
 }
 
-// settle sweeps until the gain is small, or the fit is hopeless: where even
+// settle sweeps until the gain is small, or the fit is hopeless: where it breaks down, or even
 // further sweeps that gain as much as the last one would not bring the squared
 // error below most.
 func (f *lsrFit) settle(t products, sweeps int, most float64) error {
 	for i := range sweeps {
 		before := f.error2
-		if err := f.sweep(t); err != nil {
+		if err := f.sweep(t); errors.Is(err, errSingular) {
+			f.hopeless = true
+			return nil
+		} else if err != nil {
 			return err
 		}
 		gain := before - f.error2
