@@ -152,6 +152,9 @@ func (r *run) work() (err error) {
 	defer func() { err = errors.Join(err, r.flusher.end()) }()
 	err = parallel(r.ctx, r.p.o.Workers, len(todo), func(k int, b *buffers) (int64, error) {
 		j := &r.jobs[todo[k]]
+		if ahead := k + readAhead; ahead < len(todo) {
+			r.willNeed(&r.jobs[todo[ahead]])
+		}
 		err := r.do(j, b)
 		if err == nil && r.saver != nil {
 			err = r.saver.add(todo[k])
@@ -166,6 +169,23 @@ func (r *run) work() (err error) {
 		err = r.undo.finish()
 	}
 	return err
+}
+
+// readAhead is how many jobs before its turn a job's input is asked for.
+const readAhead = 8
+
+// willNeed has the input of a job read ahead, so that workers do not wait for the disk.
+func (r *run) willNeed(j *job) {
+	if j.work == nil {
+		r.in[j.src].WillNeed(j.from, j.n)
+		return
+	}
+	if t := j.work.t; t.head() == nil {
+		width := int64(t.src.DType.Bits() / 8)
+		at := (int64(j.r0)*int64(j.work.cols) + int64(j.c0)) * width
+		n := (int64(j.r1-j.r0-1)*int64(j.work.cols) + int64(j.c1-j.c0)) * width
+		r.in[t.src.File].WillNeed(t.src.Offset+at, n)
+	}
 }
 
 // openBase opens the files of the base.

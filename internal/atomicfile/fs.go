@@ -57,6 +57,8 @@ type Source interface {
 	Stat() (os.FileInfo, error)
 	// File is what CopyAt takes.
 	File() *os.File
+	// WillNeed asks the system to read a range ahead, without waiting for it. It is advice.
+	WillNeed(off, n int64)
 }
 
 // OS is the operating system's file system.
@@ -124,6 +126,7 @@ func (s source) ReadAt(b []byte, off int64) (int, error) { return s.f.ReadAt(b, 
 func (s source) Close() error                            { return s.f.Close() }
 func (s source) Stat() (os.FileInfo, error)              { return s.f.Stat() }
 func (s source) File() *os.File                          { return s.f }
+func (s source) WillNeed(off, n int64)                   { willNeed(s.f, off, n) }
 
 type handle struct{ *os.File }
 

@@ -58,3 +58,7 @@ func copyRange(dst, src *os.File, from, to, n int64) (done int64, err error) {
 	}
 	return done, nil
 }
+
+func willNeed(f *os.File, off, n int64) {
+	_ = unix.Fadvise(int(f.Fd()), off, n, unix.FADV_WILLNEED) // only advice
+}

@@ -14,3 +14,5 @@ func exchange(a, b string) error {
 }
 
 func copyRange(dst, src *os.File, from, to, n int64) (int64, error) { return 0, nil }
+
+func willNeed(*os.File, int64, int64) {}
