@@ -4,6 +4,9 @@ package kernel
 
 import "math"
 
+// The two functions are not one that takes a kernel: called through a variable, the compiler would
+// put the sums of every row on the heap.
+
 func archAddRoundBF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
 	if len(d) < 8 {
 		return 0
