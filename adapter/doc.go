@@ -44,6 +44,8 @@
 //	base_model.model.<module>.lsr_A2    (s, a2, r2)
 //	base_model.model.<module>.lsr_B1    (s, r1, b1)
 //	base_model.model.<module>.lsr_B2    (s, r2, b2)
+//	base_model.model.<module>.lsr_A     (in, r), instead of lsr_A1 and lsr_A2 of one term where one of them
+//	                                    would be 1 x 1; lsr_B (r, out) alike
 //	base_model.model.<module>.lora_A.weight    (r, in)
 //	base_model.model.<module>.lora_B.weight    (out, r)
 //	base_model.model.<module>.krona_C    (s, a1, b1)

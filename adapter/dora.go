@@ -147,7 +147,6 @@ func (k lsr) factorValues(b *graph.Builder, site Site, s Settings, params []grap
 	if err != nil {
 		panic("adapter: " + err.Error())
 	}
-	a = b.KronSum(site.Module+".lsr_A", params[0], params[1], sa.S, sa.A1, sa.R1, sa.A2, sa.R2, sa.N, sa.M)
-	bb = b.KronSum(site.Module+".lsr_B", params[2], params[3], sb.S, sb.A1, sb.R1, sb.A2, sb.R2, sb.N, sb.M)
-	return a, bb, false, false
+	n := tensorsOf(sa)
+	return factorValue(b, site.Module+".lsr_A", sa, params[:n]), factorValue(b, site.Module+".lsr_B", sb, params[n:]), false, false
 }

@@ -81,7 +81,7 @@ func (k kadaptation) Lower(b *graph.Builder, x, y graph.Value, site Site, s Sett
 	}
 	f1 := b.RowOuter(site.Module+".kadaptation_pq", params[0], params[1])
 	f2 := b.RowOuter(site.Module+".kadaptation_uv", params[2], params[3])
-	return lowerFactor(b, site.Module+".kadaptation", x, y, f, f1, f2, float32(s.Scale()))
+	return lowerFactor(b, site.Module+".kadaptation", x, y, f, []graph.Value{f1, f2}, float32(s.Scale()))
 }
 
 func (k kadaptation) Delta(site Site, s Settings, t [][]float32) (*Delta, error) {

@@ -74,7 +74,7 @@ func (k krona) Lower(b *graph.Builder, x, y graph.Value, site Site, s Settings, 
 	if err != nil {
 		panic("adapter: " + err.Error())
 	}
-	return lowerFactor(b, site.Module+".krona", x, y, f, params[0], params[1], float32(s.Scale()))
+	return lowerFactor(b, site.Module+".krona", x, y, f, params, float32(s.Scale()))
 }
 
 func (k krona) Delta(site Site, s Settings, t [][]float32) (*Delta, error) {

@@ -119,7 +119,11 @@ func TestLowerAgreesWithDelta(t *testing.T) {
 	grid.Terms, grid.Rank.R1, grid.HybridRank = 3, 6, 2
 	grid.Targets.Modules = wide.Targets.Modules
 	pissa.Init, pissa.Rank.R1 = adapter.InitPiSSA, 3
-	for _, c := range append(cases, wide, grid, pissa) {
+	cases = append(cases, wide, grid, pissa)
+	for _, p := range plainForms(18) {
+		cases = append(cases, p.Config)
+	}
+	for _, c := range cases {
 		sites := robertaSites(1, 18, 31)
 		if c.Method == adapter.MethodGraLoRA {
 			sites = robertaSites(1, 18, 33)

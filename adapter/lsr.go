@@ -12,7 +12,9 @@ import (
 //
 //	ΔW = scale·A B,  A = Σ_k A1_k ⊗ A2_k (in, r),  B = Σ_k B1_k ⊗ B2_k (r, out)
 //
-// Tensors: A1 (s, a1, r1), A2 (s, a2, r2), B1 (s, r1, b1), B2 (s, r2, b2).
+// Tensors: A1 (s, a1, r1), A2 (s, a2, r2), B1 (s, r1, b1), B2 (s, r2, b2). A factor
+// that is plain, one term of which A1 or A2 is 1 x 1, is one tensor: A (in, r) or B
+// (r, out).
 type lsr struct{}
 
 func (lsr) Method() string   { return MethodLSR }
@@ -71,19 +73,37 @@ func (k lsr) Params(site Site, s Settings) ([]ParamSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []ParamSpec{
-		{Name: site.tensorName("lsr_A1"), Shape: []int{a.S, a.A1, a.R1}},
-		{Name: site.tensorName("lsr_A2"), Shape: []int{a.S, a.A2, a.R2}},
-		{Name: site.tensorName("lsr_B1"), Shape: []int{b.S, b.A1, b.R1}},
-		{Name: site.tensorName("lsr_B2"), Shape: []int{b.S, b.A2, b.R2}},
-	}, nil
+	return append(factorSpecs(site, "lsr_A", a), factorSpecs(site, "lsr_B", b)...), nil
 }
 
+// factorSpecs are the tensors of A or B.
+func factorSpecs(site Site, name string, k kron.Shape) []ParamSpec {
+	if k.Plain() {
+		return []ParamSpec{{Name: site.tensorName(name), Shape: []int{k.N, k.M}}}
+	}
+	return []ParamSpec{
+		{Name: site.tensorName(name + "1"), Shape: []int{k.S, k.A1, k.R1}},
+		{Name: site.tensorName(name + "2"), Shape: []int{k.S, k.A2, k.R2}},
+	}
+}
+
+// tensorsOf is how many tensors a factor has.
+func tensorsOf(k kron.Shape) int {
+	if k.Plain() {
+		return 1
+	}
+	return 2
+}
+
+// LSRShapes returns the shapes of A and B of an lsr update of a site.
+func LSRShapes(site Site, s Settings) (a, b kron.Shape, err error) { return lsr{}.shapes(site, s) }
+
 // Init: zero draws A1, A2, B1 from N(0, σ²) with σ = (3·in·s)^(-1/4), which
-// gives the entries of A the variance 1/(3·in) that LoRA's have, and B2 = 0.
-// paper draws all four from N(0, 0.01²). svd makes A the nearest sum of s
-// terms to the leading left singular vectors of W, weighted by the roots of
-// their singular values and scaled to the norm that zero gives A.
+// gives the entries of A the variance 1/(3·in) that LoRA's have, and B2 = 0; a
+// plain A has that variance itself, a plain B is 0. paper draws all from N(0, 0.01²),
+// and a plain factor with the deviation of a product of two of those. svd makes A the nearest sum of s terms to the leading left singular vectors of W,
+// weighted by the roots of their singular values and scaled to the norm that zero
+// gives A.
 func (k lsr) Init(site Site, s Settings, src Source, w WeightReader) ([][]float32, error) {
 	specs, err := k.Params(site, s)
 	if err != nil {
@@ -91,43 +111,61 @@ func (k lsr) Init(site Site, s Settings, src Source, w WeightReader) ([][]float3
 	}
 	t := zeros(specs)
 	if s.Init == InitPaper {
-		for i := range t {
-			src.Normal(specs[i].Name, t[i], 0.01)
+		for i, p := range specs {
+			sigma := 0.01
+			if len(p.Shape) == 2 { // plain: the product of two
+				sigma *= sigma
+			}
+			src.Normal(p.Name, t[i], sigma)
 		}
 		return t, nil
 	}
-	sigma := math.Pow(3*float64(site.In)*float64(s.Terms), -0.25)
-	src.Normal(specs[2].Name, t[2], sigma)
-	if s.Init == InitSVD {
-		a, _, err := k.shapes(site, s)
+	a, b, err := k.shapes(site, s)
+	if err != nil {
+		return nil, err
+	}
+	variance := 1 / (3 * float64(site.In))
+	sigma := math.Pow(variance/float64(s.Terms), 0.25)
+	n := tensorsOf(a)
+	if !b.Plain() {
+		src.Normal(specs[n].Name, t[n], sigma)
+	}
+	switch {
+	case s.Init == InitSVD:
+		first, err := principalTerms(site, a, w)
 		if err != nil {
 			return nil, err
 		}
-		t[0], t[1], err = principalTerms(site, a, w)
-		return t, err
+		copy(t, first)
+	case a.Plain():
+		src.Normal(specs[0].Name, t[0], math.Sqrt(variance))
+	default:
+		src.Normal(specs[0].Name, t[0], sigma)
+		src.Normal(specs[1].Name, t[1], sigma)
 	}
-	src.Normal(specs[0].Name, t[0], sigma)
-	src.Normal(specs[1].Name, t[1], sigma)
 	return t, nil
 }
 
 // principalTerms is the svd start of A.
-func principalTerms(site Site, shape kron.Shape, w WeightReader) (p, q []float32, err error) {
+func principalTerms(site Site, shape kron.Shape, w WeightReader) ([][]float32, error) {
 	a, err := principalInputs(site, shape.M, w)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	if shape.Plain() {
+		return [][]float32{narrow(a)}, nil
 	}
 	// The rows that padding adds start at 0.
 	padded := make([]float64, shape.A1*shape.A2*shape.M)
 	copy(padded, a)
 	p64, q64, err := w.NearestKronecker(padded, shape.S, shape.A1, shape.R1, shape.A2, shape.R2)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", site.Module, err)
+		return nil, fmt.Errorf("%s: %w", site.Module, err)
 	}
 	if len(p64) != shape.S*shape.A1*shape.R1 || len(q64) != shape.S*shape.A2*shape.R2 {
-		return nil, nil, fmt.Errorf("%s: nearest kronecker sum has %d and %d elements", site.Module, len(p64), len(q64))
+		return nil, fmt.Errorf("%s: nearest kronecker sum has %d and %d elements", site.Module, len(p64), len(q64))
 	}
-	return narrow(p64), narrow(q64), nil
+	return [][]float32{narrow(p64), narrow(q64)}, nil
 }
 
 // principalInputs returns A (in, r), the r leading left singular vectors of W
@@ -167,19 +205,27 @@ func (k lsr) Lower(b *graph.Builder, x, y graph.Value, site Site, s Settings, pa
 	if err != nil {
 		panic("adapter: " + err.Error())
 	}
-	h := lowerFactor(b, site.Module+".lsr_A", x, graph.None, ashape, params[0], params[1], 1)
-	return lowerFactor(b, site.Module+".lsr_B", h, y, bshape, params[2], params[3], float32(s.Scale()))
+	n := tensorsOf(ashape)
+	h := lowerFactor(b, site.Module+".lsr_A", x, graph.None, ashape, params[:n], 1)
+	return lowerFactor(b, site.Module+".lsr_B", h, y, bshape, params[n:], float32(s.Scale()))
 }
 
-// lowerFactor adds alpha·x K + c, in the cheaper form.
-func lowerFactor(b *graph.Builder, name string, x, c graph.Value, s kron.Shape, f1, f2 graph.Value, alpha float32) graph.Value {
-	if kron.Choose(s, typicalTokens) == kron.Sandwich {
+// lowerFactor adds alpha·x K + c, in the cheaper form. f are the factors of K, or K alone.
+func lowerFactor(b *graph.Builder, name string, x, c graph.Value, s kron.Shape, f []graph.Value, alpha float32) graph.Value {
+	if len(f) == 2 && kron.Choose(s, typicalTokens) == kron.Sandwich {
 		return b.KronApply(name+".x", x, graph.KronApply{
-			F1: f1, F2: f2, Terms: s.S, A1: s.A1, R1: s.R1, A2: s.A2, R2: s.R2, N: s.N, M: s.M, Alpha: alpha, C: c,
+			F1: f[0], F2: f[1], Terms: s.S, A1: s.A1, R1: s.R1, A2: s.A2, R2: s.R2, N: s.N, M: s.M, Alpha: alpha, C: c,
 		})
 	}
-	k := b.KronSum(name, f1, f2, s.S, s.A1, s.R1, s.A2, s.R2, s.N, s.M)
-	return b.MatMul(name+".x", x, k, false, false, alpha, c)
+	return b.MatMul(name+".x", x, factorValue(b, name, s, f), false, false, alpha, c)
+}
+
+// factorValue is K (N, M).
+func factorValue(b *graph.Builder, name string, s kron.Shape, f []graph.Value) graph.Value {
+	if len(f) == 1 {
+		return f[0]
+	}
+	return b.KronSum(name, f[0], f[1], s.S, s.A1, s.R1, s.A2, s.R2, s.N, s.M)
 }
 
 func (k lsr) Delta(site Site, s Settings, t [][]float32) (*Delta, error) {
@@ -202,9 +248,15 @@ func (k lsr) factors(site Site, s Settings, t [][]float32) (a, b kron.Factor[flo
 	if err := lengths(site, k, s, t); err != nil {
 		return a, b, err
 	}
-	a = kron.NewFactor(sa, t[0], t[1]).Float64()
-	b = kron.NewFactor(sb, t[2], t[3]).Float64()
-	return a, b, nil
+	n := tensorsOf(sa)
+	return factorOf(sa, t[:n]), factorOf(sb, t[n:]), nil
+}
+
+func factorOf(s kron.Shape, t [][]float32) kron.Factor[float64] {
+	if s.Plain() {
+		return kron.PlainFactor(s, t[0]).Float64()
+	}
+	return kron.NewFactor(s, t[0], t[1]).Float64()
 }
 
 // lengths checks tensors against a kind's Params.

@@ -9,7 +9,7 @@ import (
 // suffixes of tensors that belong to an adapted module, without the adapter's
 // name. Those with a reason are not supported.
 var suffixes = map[string]string{
-	"lsr_A1": "", "lsr_A2": "", "lsr_B1": "", "lsr_B2": "",
+	"lsr_A1": "", "lsr_A2": "", "lsr_B1": "", "lsr_B2": "", "lsr_A": "", "lsr_B": "",
 	"krona_C": "", "krona_D": "",
 	"kadaptation_u": "", "kadaptation_v": "",
 	"lora_A.weight": "", "lora_B.weight": "",

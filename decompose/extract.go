@@ -255,7 +255,10 @@ func (e *extraction) one(pool *kernel.Pool, b *part, d *difference, i int) error
 // choose returns the rung of every module, or -1.
 func (e *extraction) choose() (at []int, reached []bool) {
 	at, reached = make([]int, len(e.ladders)), make([]bool, len(e.ladders))
-	if e.Budget > 0 {
+	switch {
+	case e.Budget > 0 && e.mixed():
+		return spreadMixed(e.ladders, e.Budget), reached
+	case e.Budget > 0:
 		return spread(e.ladders, e.Budget), reached
 	}
 	for i, l := range e.ladders {
@@ -315,13 +318,16 @@ func (e *extraction) finish() (*adapter.Adapter, *ExtractReport, error) {
 	return a, &e.report, nil
 }
 
-// splitsOf are the splits of in and out that a module's tensors have.
+// splitsOf are the splits of in and out that an lsr module has.
 func splitsOf(m adapter.Module) (in, out [2]int) {
-	if len(m.Specs) != 4 || m.Method != adapter.MethodLSR {
+	if m.Method != adapter.MethodLSR {
 		return in, out
 	}
-	s := func(i, j int) int { return m.Specs[i].Shape[j] }
-	return [2]int{s(0, 1), s(1, 1)}, [2]int{s(2, 2), s(3, 2)}
+	a, b, err := adapter.LSRShapes(m.Site, m.Settings)
+	if err != nil {
+		return in, out // not reached: the module has been made with these settings
+	}
+	return [2]int{a.A1, a.A2}, [2]int{b.R1, b.R2}
 }
 
 // explicit makes the configuration of a describe its modules: with targets by

@@ -160,10 +160,10 @@ func TestOneSidedFormsAreFound(t *testing.T) {
 		params       int
 		in, splitOut [2]int
 	}{
-		"in, major":  {2*6 + 8 + 2*testOut + 1, [2]int{6, 8}, [2]int{testOut, 1}},
-		"in, minor":  {4 + 2*12 + 2*testOut + 1, [2]int{4, 12}, [2]int{1, testOut}},
-		"out, major": {2*12 + 5 + 2*testIn + 1, [2]int{testIn, 1}, [2]int{12, 5}},
-		"out, minor": {6 + 2*10 + 2*testIn + 1, [2]int{1, testIn}, [2]int{6, 10}},
+		"in, major":  {2*6 + 8 + 2*testOut, [2]int{6, 8}, [2]int{testOut, 1}},
+		"in, minor":  {4 + 2*12 + 2*testOut, [2]int{4, 12}, [2]int{1, testOut}},
+		"out, major": {2*12 + 5 + 2*testIn, [2]int{testIn, 1}, [2]int{12, 5}},
+		"out, minor": {6 + 2*10 + 2*testIn, [2]int{1, testIn}, [2]int{6, 10}},
 	} {
 		for _, o := range []ExtractOptions{{Budget: int64(want.params)}, {MaxError: 0.11}} {
 			f := fittingOf(t, ds[name], o)

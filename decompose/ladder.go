@@ -25,6 +25,7 @@ type ladder struct {
 	rungs        []rung
 	bounds       []float64   // of lsr: squared errors of keeping 0, 1, ... triplets
 	triplets     *triplets32 // of lsr with plain factors
+	plain        []rung      // those alone
 	// build returns the tensors of rung i.
 	build func(i int) [][]float32
 }
@@ -64,7 +65,57 @@ func spread(ladders []*ladder, budget int64) []int {
 	for i := range at {
 		at[i] = -1
 	}
+	climb(ladders, at, budget)
+	return at
+}
+
+// spreadMixed is spread where ladders have plain factors too. What plain factors alone
+// would get of the budget, exchanged for rungs that cost no more and leave no more, is
+// the start of a second try, so that no budget leaves more than LoRA's.
+func spreadMixed(ladders []*ladder, budget int64) []int {
+	plain := make([]*ladder, len(ladders))
+	for i, l := range ladders {
+		plain[i] = &ladder{norm2: l.norm2, rungs: l.plain}
+	}
+	second := spread(plain, budget)
 	left := budget
+	for i, l := range ladders {
+		params, _ := plain[i].state(second[i])
+		second[i] = l.within(params)
+		params, _ = l.state(second[i])
+		left -= int64(params)
+	}
+	climb(ladders, second, left)
+	first := spread(ladders, budget)
+	if remains(ladders, second) < remains(ladders, first) {
+		return second
+	}
+	return first
+}
+
+// within is the last rung of so many parameters, or -1.
+func (l *ladder) within(params int) int {
+	at := -1
+	for i, r := range l.rungs {
+		if r.params <= params {
+			at = i
+		}
+	}
+	return at
+}
+
+// remains is the squared error of a choice.
+func remains(ladders []*ladder, at []int) float64 {
+	sum := 0.0
+	for i, l := range ladders {
+		_, error2 := l.state(at[i])
+		sum += error2
+	}
+	return sum
+}
+
+// climb is what spread does from a choice on, with what is left of the budget.
+func climb(ladders []*ladder, at []int, left int64) {
 	for {
 		best, to, rate := -1, 0, 0.0
 		for i, l := range ladders {
@@ -75,7 +126,7 @@ func spread(ladders []*ladder, budget int64) []int {
 			}
 		}
 		if best < 0 {
-			return at
+			return
 		}
 		before, _ := ladders[best].state(at[best])
 		left -= int64(ladders[best].rungs[to].params - before)

@@ -3,6 +3,7 @@ package decompose
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -81,5 +82,54 @@ func TestFallingDropsWhatIsNoBetter(t *testing.T) {
 	}
 	if i, ok := l.reach(0.01); i != 1 || ok {
 		t.Errorf("rung %d, %v", i, ok)
+	}
+}
+
+// With other forms beside plain factors, no budget leaves more than plain factors alone
+// would; here the others lure the steepest step into dead ends.
+func TestSpreadMixedIsNeverWorseThanPlain(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 9))
+	better, lured := 0, 0
+	for range 500 {
+		var ls, plain []*ladder
+		for range 4 {
+			l := &ladder{norm2: 100}
+			e, gain := 100.0, 40*rng.Float64()
+			for r := 1; r <= 5; r++ {
+				e -= gain
+				gain *= rng.Float64()
+				l.plain = append(l.plain, rung{params: 10 * r, error2: e})
+			}
+			l.rungs = slices.Clone(l.plain)
+			for range 3 {
+				l.rungs = append(l.rungs, rung{params: 1 + rng.IntN(50), error2: 100 * rng.Float64()})
+			}
+			slices.SortFunc(l.rungs, func(a, b rung) int { return a.params - b.params })
+			l.rungs = falling(l.rungs)
+			ls, plain = append(ls, l), append(plain, &ladder{norm2: l.norm2, rungs: l.plain})
+		}
+		budget := int64(rng.IntN(200))
+		at := spreadMixed(ls, budget)
+		cost := 0
+		for i, l := range ls {
+			p, _ := l.state(at[i])
+			cost += p
+		}
+		if int64(cost) > budget {
+			t.Fatalf("%d parameters, budget %d", cost, budget)
+		}
+		got, want := remains(ls, at), remains(plain, spread(plain, budget))
+		if got > want+1e-6 {
+			t.Errorf("budget %d: error %v, plain factors %v", budget, got, want)
+		}
+		if got < want-1e-6 {
+			better++
+		}
+		if remains(ls, spread(ls, budget)) > want+1e-6 {
+			lured++
+		}
+	}
+	if better == 0 || lured == 0 {
+		t.Errorf("%d times better than plain factors, %d times worse without them: nothing was tested", better, lured)
 	}
 }

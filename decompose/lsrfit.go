@@ -293,22 +293,6 @@ func flip(dst, src []float64, rows, cols int) {
 	}
 }
 
-// lsrShapes returns the shapes of A and B in some settings.
-func lsrShapes(site adapter.Site, set adapter.Settings) (a, b kron.Shape, err error) {
-	k, err := adapter.Lookup(adapter.MethodLSR)
-	if err != nil {
-		return a, b, err
-	}
-	specs, err := k.Params(site, set)
-	if err != nil {
-		return a, b, err
-	}
-	s := func(i, j int) int { return specs[i].Shape[j] }
-	a = kron.Shape{S: s(0, 0), A1: s(0, 1), R1: s(0, 2), A2: s(1, 1), R2: s(1, 2), N: site.In, M: s(0, 2) * s(1, 2)}
-	b = kron.Shape{S: s(2, 0), A1: s(2, 1), R1: s(2, 2), A2: s(3, 1), R2: s(3, 2), N: a.M, M: site.Out}
-	return a, b, nil
-}
-
 // leadingOf keeps the first r triplets.
 func leadingOf(d *SVD, in, out, r int) *SVD {
 	n := len(d.S)
@@ -325,13 +309,27 @@ func leadingOf(d *SVD, in, out, r int) *SVD {
 	return &SVD{U: cut(d.U, in), S: d.S[:r], V: cut(d.V, out)}
 }
 
-// tensors are A1, A2, B1, B2 of an lsr module.
+// tensors are those of an lsr module.
 func (f *lsrFit) tensors() [][]float32 {
-	b := transposed(f.b.Factor)
-	ts := make([][]float32, 4)
-	for i, x := range [][]float64{f.a.F1, f.a.F2, b.F1, b.F2} {
-		ts[i] = make([]float32, len(x))
-		narrowInto(ts[i], x)
+	return append(f.a.tensors(), (&half{Factor: transposed(f.b.Factor)}).tensors()...)
+}
+
+// tensors are F1 and F2, or K alone if it is plain.
+func (h *half) tensors() [][]float32 {
+	if !h.Plain() {
+		return [][]float32{narrowed(h.F1, 1), narrowed(h.F2, 1)}
 	}
-	return ts
+	if h.A2*h.R2 == 1 {
+		return [][]float32{narrowed(h.F1, h.F2[0])}
+	}
+	return [][]float32{narrowed(h.F2, h.F1[0])}
+}
+
+// narrowed is c·x in float32.
+func narrowed(x []float64, c float64) []float32 {
+	y := make([]float32, len(x))
+	for i, v := range x {
+		y[i] = float32(c * v)
+	}
+	return y
 }

@@ -21,7 +21,7 @@ type trial struct {
 }
 
 func (f *fitting) trial(set adapter.Settings) (trial, error) {
-	a, b, err := lsrShapes(f.site, set)
+	a, b, err := adapter.LSRShapes(f.site, set)
 	return trial{Settings: set, a: a, b: b, params: a.Params() + b.Params()}, err
 }
 
@@ -81,7 +81,7 @@ func (e *extraction) passes() int {
 }
 
 // plainParams is the number of parameters of plain factors of rank r.
-func plainParams(site adapter.Site, r int) int { return r*(site.In+site.Out) + 2 }
+func plainParams(site adapter.Site, r int) int { return r * (site.In + site.Out) }
 
 // plainRungs are the plain factors of every rank that there are triplets for;
 // errors are the squared errors of keeping 0, 1, ... of them.
@@ -128,7 +128,7 @@ func (t *triplets32) plain(r int) [][]float32 {
 	a, b := make([]float32, t.in*r), make([]float32, r*t.out)
 	kernel.Transpose(a, r, t.left, t.in, r, t.in)
 	kernel.Transpose(b, t.out, t.right, n, t.out, r)
-	return [][]float32{a, {1}, b, {1}}
+	return [][]float32{a, b}
 }
 
 // lsr makes the ladder of an LSR update; of mixed forms under a budget only the
@@ -164,7 +164,8 @@ func (f *fitting) lsr() (*ladder, error) {
 		l.build = func(i int) [][]float32 { return l.rungs[i].tensors }
 		return l, err
 	}
-	l.rungs = f.plainRungs(l.bounds)
+	l.plain = f.plainRungs(l.bounds)
+	l.rungs = slices.Clone(l.plain)
 	l.triplets = &triplets32{in: f.site.In, out: f.site.Out, s: d.S}
 	l.triplets.left, l.triplets.right = halves(d, f.site.In, f.site.Out)
 	l.build = func(i int) [][]float32 {

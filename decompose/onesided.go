@@ -26,7 +26,7 @@ const (
 //
 //	A = P ⊗ y (in, r) or y ⊗ P,  P (a1, r), y (a2),  B (r, out),
 //
-// and the same with the sides exchanged. They need r(a1 + out) + a2 + 1
+// and the same with the sides exchanged. They need r(a1 + out) + a2
 // parameters where LoRA needs r(in + out), and are near to ΔW where its leading
 // singular vectors are products over a split of the dimension: the mean of an
 // activation that is alike in all neurons, or few heads.
@@ -48,7 +48,7 @@ func (f *fitting) oneSided(d *SVD, norm2 float64, g *goal) ([]trial, error) {
 		for _, p := range promising(z, side.n, side.other, len(d.S)) {
 			missed := 0
 			for r := 1; r <= min(mostOneSided, p.free, side.other, len(d.S)) && missed < 2; r++ {
-				params := r*(p.free+side.other) + side.n/p.free + 1
+				params := r*(p.free+side.other) + side.n/p.free
 				if f.Budget > 0 && int64(params) > f.Budget || params >= side.n*side.other {
 					break
 				}
@@ -114,7 +114,7 @@ func promising(z []float64, n, other, l int) []*projection {
 			all = append(all, p)
 		}
 	}
-	rate := func(p *projection) float64 { return p.got / float64(p.free+other+len(p.y)+1) }
+	rate := func(p *projection) float64 { return p.got / float64(p.free+other+len(p.y)) }
 	slices.SortStableFunc(all, func(x, y *projection) int {
 		switch a, b := rate(x), rate(y); {
 		case a > b:

@@ -26,8 +26,32 @@ func Full(s, a1, r1, a2, r2 int) Shape {
 	return Shape{S: s, A1: a1, R1: r1, A2: a2, R2: r2, N: a1 * a2, M: r1 * r2}
 }
 
-// Params returns the number of stored elements, s·(a1·r1 + a2·r2).
-func (s Shape) Params() int { return s.S * (s.A1*s.R1 + s.A2*s.R2) }
+// Params returns the number of elements to store: s·(a1·r1 + a2·r2), or those of K if
+// it is plain.
+func (s Shape) Params() int {
+	if s.Plain() {
+		return s.N * s.M
+	}
+	return s.S * (s.A1*s.R1 + s.A2*s.R2)
+}
+
+// Plain says whether K is any matrix (N, M) at all: one uncut term with a factor of
+// 1 x 1, which adds nothing to the other.
+func (s Shape) Plain() bool {
+	return s.S == 1 && (s.A1*s.R1 == 1 || s.A2*s.R2 == 1) && s.N == s.A1*s.A2 && s.M == s.R1*s.R2
+}
+
+// PlainFactor returns k (N, M) as the factor of a plain shape. It panics if the shape is
+// not plain.
+func PlainFactor[T Float](s Shape, k []T) Factor[T] {
+	if !s.Plain() {
+		panic(fmt.Sprintf("kron: %v is not plain", s))
+	}
+	if s.A2*s.R2 == 1 {
+		return NewFactor(s, k, []T{1})
+	}
+	return NewFactor(s, []T{1}, k)
+}
 
 // String returns "16 x (32x2 ⊗ 24x2) -> 768x4".
 func (s Shape) String() string {
