@@ -2,6 +2,7 @@ package merge
 
 import (
 	"encoding/binary"
+	"iter"
 	"math"
 	"math/bits"
 
@@ -14,18 +15,12 @@ import (
 // the time. Those that it leaves in doubt are computed in float64, and what that leaves in doubt
 // exactly, so that the results are the same to the last bit.
 
-// thin is the update of a term A·B in float32.
-type thin struct {
-	rank  int
-	alpha float32
-	a, b  []float32 // (rows, rank), (rank, cols)
-}
-
-// narrow32 has the updates of a target in float32.
+// narrow32 is the update of a target in float32, as one product A·B.
 type narrow32 struct {
-	terms []thin
+	rank int
+	a, b []float32 // (rows, rank), (rank, cols): the factors of all terms, scales within B
 	// Of each row: no element of the update is larger than size, and none as block
-	// computes it is further than bound from the exact one, but for 2^-24 of itself.
+	// computes it is further than bound from the exact one.
 	size, bound []float64
 }
 
@@ -45,19 +40,31 @@ func newNarrow32(t *target) *narrow32 {
 		if d.Kron != nil || !(math.Abs(c) <= largest && maxAbs(d.A) <= largest && maxAbs(d.B) <= largest) {
 			return nil
 		}
-		n.terms = append(n.terms, thin{rank: d.R, alpha: float32(c), a: float32s(d.A), b: float32s(d.B)})
 		rows, col := t.terms[k].norms()
 		for i, row := range rows {
-			size := math.Abs(c) * row * col
-			n.size[i] += size
-			// By Cauchy and Schwarz size bounds the sum of the products' magnitudes. Each is off by
-			// the roundings of its factors and of alpha, of rank sums, of scaling, and of
-			// the sums of terms.
-			n.bound[i] += float64(d.R+len(t.terms)+8) * 0x1p-24 * size
+			n.size[i] += math.Abs(c) * row * col
 		}
+		n.rank += d.R
 	}
-	for i := range n.bound {
-		n.bound[i] = n.bound[i]*(1+0x1p-20) + tiniest32
+	n.a, n.b = make([]float32, t.rows*n.rank), make([]float32, 0, n.rank*t.cols)
+	first := 0
+	for k := range t.terms {
+		d := t.terms[k].delta
+		c := t.terms[k].weight * d.Scale
+		for i := range t.rows {
+			for l, x := range d.A[i*d.R:][:d.R] {
+				n.a[i*n.rank+first+l] = float32(x)
+			}
+		}
+		for _, x := range d.B {
+			n.b = append(n.b, float32(c*x))
+		}
+		first += d.R
+	}
+	for i, size := range n.size {
+		// By Cauchy and Schwarz size bounds the sum of the products' magnitudes. Each is off by
+		// the roundings of its factors and of itself, and those of rank sums.
+		n.bound[i] = float64(n.rank+4)*0x1p-24*size*(1+0x1p-20) + tiniest32
 	}
 	return n
 }
@@ -85,45 +92,21 @@ func (t *term) norms() (rows []float64, col float64) {
 	return rows, math.Sqrt(col)
 }
 
-func float32s(x []float64) []float32 {
-	y := make([]float32, len(x))
-	for i, v := range x {
-		y[i] = float32(v)
+// panel packs columns [c0, c1) of B for block.
+func (n *narrow32) panel(buf *[]float32, c0, c1, cols int) *kernel.PackedB {
+	if n.rank == 0 {
+		return nil
 	}
-	return y
+	return kernel.RepackB(buf, nil, n.rank, c1-c0, n.b[c0:], cols, false)
 }
-
-// panel copies columns [c0, c1) of all B to where they lie close together: rows that are a power
-// of two apart fall on the same few lines of a cache. The pad keeps them from that.
-func (n *narrow32) panel(buf *[]float32, c0, c1, cols int) {
-	ld, at := c1-c0+panelPad, 0
-	for _, t := range n.terms {
-		at += t.rank * ld
-	}
-	p := grow(buf, at)
-	for _, t := range n.terms {
-		for k := range t.rank {
-			copy(p, t.b[k*cols+c0:k*cols+c1])
-			p = p[ld:]
-		}
-	}
-}
-
-const panelPad = 16
 
 // block is target.block in float32, for the columns of a panel.
-func (n *narrow32) block(dst, panel []float32, r0, r1, cols int) {
-	if len(n.terms) == 0 {
+func (n *narrow32) block(dst []float32, panel *kernel.PackedB, r0, r1, cols int) {
+	if n.rank == 0 {
 		clear(dst)
+		return
 	}
-	for k, t := range n.terms {
-		beta := float32(1)
-		if k == 0 {
-			beta = 0
-		}
-		kernel.Gemm(nil, false, false, r1-r0, cols, t.rank, t.alpha, t.a[r0*t.rank:], t.rank, panel, cols+panelPad, beta, dst, cols)
-		panel = panel[t.rank*(cols+panelPad):]
-	}
+	panel.Mul(nil, r1-r0, n.a[r0*n.rank:], n.rank, dst, cols, nil)
 }
 
 // halves tells whether the rounder takes updates in float32.
@@ -143,26 +126,44 @@ func (r *rounder) rowOfHalves(dst, src []byte, d []float32, bound, size float64,
 	doubt := grow(&r.doubt, (len(d)+7)/8)
 	add(dst, src, d, up32(bound), float32(math.Ldexp(1, -min(max(e, -126), 126))), doubt, &s)
 	r.sums.addKernel(&s)
-	for g, b := range doubt {
-		for ; b != 0; b &= b - 1 {
-			k := 8*g + bits.TrailingZeros8(b)
-			c := binary.LittleEndian.Uint16(src[2*k:])
-			w := tensor.BF16ToF32(c)
-			if r.to == tensor.F16 {
-				w = tensor.F16ToF32(c)
-			}
-			x := 0.0
-			if exact != nil {
-				x = exact[k]
-			} else {
-				x = r.t.at(i, c0+k)
-			}
-			if err := r.one(dst, src, float64(w), x, i, c0, k); err != nil {
-				return err
-			}
+	for k := range inDoubt(doubt) {
+		c := binary.LittleEndian.Uint16(src[2*k:])
+		w := tensor.BF16ToF32(c)
+		if r.to == tensor.F16 {
+			w = tensor.F16ToF32(c)
+		}
+		x := 0.0
+		if exact != nil {
+			x = exact[k]
+		} else {
+			x = r.t.at(i, c0+k)
+		}
+		if err := r.one(dst, src, float64(w), x, i, c0, k); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// inDoubt are the numbers of the bits that are set, eight bytes at a time as most have none.
+func inDoubt(doubt []uint8) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for g := 0; g < len(doubt); g += 8 {
+			var b uint64
+			if g+8 <= len(doubt) {
+				b = binary.LittleEndian.Uint64(doubt[g:])
+			} else {
+				for i, x := range doubt[g:] {
+					b |= uint64(x) << (8 * i)
+				}
+			}
+			for ; b != 0; b &= b - 1 {
+				if !yield(8*g + bits.TrailingZeros64(b)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // narrowed is rowOfHalves for an update in float64.
@@ -195,13 +196,10 @@ func (r *rounder) nearestF32(dst, src []byte, d []float64, i, c0 int) error {
 	doubt := grow(&r.doubt, (len(d)+7)/8)
 	kernel.AddRoundF32(dst, from, d, r.t.errBound*(1+0x1p-40)+tiniest32, 1, doubt, &s)
 	r.sums.addKernel(&s)
-	for g, b := range doubt {
-		for ; b != 0; b &= b - 1 {
-			k := 8*g + bits.TrailingZeros8(b)
-			w := float64(math.Float32frombits(binary.LittleEndian.Uint32(from[4*k:])))
-			if err := r.one(dst, src, w, d[k], i, c0, k); err != nil {
-				return err
-			}
+	for k := range inDoubt(doubt) {
+		w := float64(math.Float32frombits(binary.LittleEndian.Uint32(from[4*k:])))
+		if err := r.one(dst, src, w, d[k], i, c0, k); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
 	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
@@ -386,15 +387,16 @@ func (r *run) compute(j *job, t *target, b *buffers) error {
 		cn := min(n, j.c1-c)
 		colCarry := grow(&b.colCarry, cn)
 		clear(colCarry)
+		var panel *kernel.PackedB
 		if direct {
-			t.narrow.panel(&b.panel, c, c+cn, t.cols)
+			panel = t.narrow.panel(&b.panel, c, c+cn, t.cols)
 		}
 		for i := j.r0; i < j.r1; i += m {
 			im := min(m, j.r1-i)
 			x := rect{i, i + im, c, c + cn}
 			var err error
 			if direct {
-				err = r.directBlock(j, t, b, round, x)
+				err = r.directBlock(j, t, b, round, x, panel)
 			} else {
 				err = r.block(j, t, b, round, x, rowCarry, colCarry)
 			}
@@ -444,10 +446,10 @@ func (r *run) block(j *job, t *target, b *buffers, round *rounder, x rect, rowCa
 }
 
 // directBlock computes one block by way of its update in float32.
-func (r *run) directBlock(j *job, t *target, b *buffers, round *rounder, x rect) error {
+func (r *run) directBlock(j *job, t *target, b *buffers, round *rounder, x rect, panel *kernel.PackedB) error {
 	n := x.c1 - x.c0
 	d := grow(&b.delta32, (x.r1-x.r0)*n)
-	t.narrow.block(d, b.panel, x.r0, x.r1, n)
+	t.narrow.block(d, panel, x.r0, x.r1, n)
 	for i := x.r0; i < x.r1; i++ {
 		row := d[(i-x.r0)*n:][:n]
 		if err := round.rowOfHalves(x.bytes(b.dst, j, i, 2), x.bytes(b.src, j, i, 2), row, t.narrow.bound[i], t.narrow.size[i], nil, i, x.c0); err != nil {

@@ -41,12 +41,25 @@ type Epilogue struct {
 func PackB(p *Pool, k, n int, b []float32, ldb int, transposed bool) *PackedB {
 	checkB("PackB", b, k, n, ldb, transposed)
 	pb := newPackedB(k, n)
-	kn := pb.kn
-	pb.f32 = Alloc(pb.panels() * pb.depth * kn.nr)
-	p.Run(pb.panels(), func(_, j int) {
-		packPanel(kn, pb.f32[j*pb.depth*kn.nr:], b, ldb, transposed, k, n, j)
-	})
+	pb.f32 = Alloc(pb.panels() * pb.depth * pb.kn.nr)
+	pb.pack(p, b, ldb, transposed)
 	return pb
+}
+
+// RepackB is PackB into memory of the Go heap, *buf, which is made anew where it is too
+// short. It is meant for matrices that are multiplied a few times.
+func RepackB(buf *[]float32, p *Pool, k, n int, b []float32, ldb int, transposed bool) *PackedB {
+	checkB("RepackB", b, k, n, ldb, transposed)
+	pb := newPackedB(k, n)
+	pb.f32 = grow(buf, pb.panels()*pb.depth*pb.kn.nr)
+	pb.pack(p, b, ldb, transposed)
+	return pb
+}
+
+func (b *PackedB) pack(p *Pool, from []float32, ldb int, transposed bool) {
+	p.Run(b.panels(), func(_, j int) {
+		packPanel(b.kn, b.f32[j*b.depth*b.kn.nr:], from, ldb, transposed, b.K, b.N, j)
+	})
 }
 
 // PackBFunc packs a matrix that is not float32 in memory: load fills dst with
