@@ -1,20 +1,21 @@
 package adapter_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
-	"github.com/lsrsurgeon/lsrsurgeon/formats"
 )
 
 // Any configuration beside good tensors: an error or an adapter whose tensors
 // have the sizes that it says, never a panic.
 func FuzzLoadConfig(f *testing.F) {
 	sites := robertaSites(1, 24, 36)
-	var tensors [][]byte
+	// Good adapters, of which only the configuration changes, by peft_type.
+	dirs := map[string][]string{}
 	for _, method := range adapter.Methods() {
 		c := config(method)
 		if method == adapter.MethodKAdaptation {
@@ -25,17 +26,16 @@ func FuzzLoadConfig(f *testing.F) {
 		if err := a.Save(dir, false); err != nil {
 			f.Fatal(err)
 		}
-		for _, name := range []string{adapter.ConfigFile, formats.AdapterFile} {
-			b, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil {
-				f.Fatal(err)
-			}
-			if name == adapter.ConfigFile {
-				f.Add(b)
-			} else {
-				tensors = append(tensors, b)
-			}
+		b, err := os.ReadFile(filepath.Join(dir, adapter.ConfigFile))
+		if err != nil {
+			f.Fatal(err)
 		}
+		f.Add(b)
+		k, err := adapter.Lookup(method)
+		if err != nil {
+			f.Fatal(err)
+		}
+		dirs[k.PEFTType()] = append(dirs[k.PEFTType()], dir)
 	}
 	for _, s := range []string{"", "{}", "[]", "null", `{"peft_type": 3}`, `{"peft_type": "LORA", "target_modules": ["query"], "r": 8.5}`,
 		`{"peft_type": "LORA", "target_modules": ".*(query|value)", "rank_pattern": {"query": 1e9}}`,
@@ -43,12 +43,9 @@ func FuzzLoadConfig(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, ts := range tensors {
-			dir := t.TempDir()
-			for name, data := range map[string][]byte{adapter.ConfigFile: b, formats.AdapterFile: ts} {
-				if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-					t.Fatal(err)
-				}
+		for _, dir := range tried(dirs, b) {
+			if err := os.WriteFile(filepath.Join(dir, adapter.ConfigFile), b, 0o600); err != nil {
+				t.Fatal(err)
 			}
 			for _, base := range [][]adapter.Site{nil, sites} {
 				a, err := adapter.Load(dir, base)
@@ -61,4 +58,19 @@ func FuzzLoadConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// tried are the adapters of the kinds that a configuration names: the others it can only be
+// refused for. LoRA's stand for those of no kind.
+func tried(dirs map[string][]string, config []byte) []string {
+	var all []string
+	for kind, d := range dirs {
+		if bytes.Contains(config, []byte(`"`+kind+`"`)) {
+			all = append(all, d...)
+		}
+	}
+	if all == nil {
+		return dirs["LORA"]
+	}
+	return all
 }

@@ -13,7 +13,8 @@ under DIR.
 
 Sizes are those of all modules alike, or a budget that goes where it lowers the
 error most; under a budget LSR chooses rank, terms and splits of every module.
-Points that OUT.json has of the same two models are not computed again."""
+Points that OUT.json has of the same two models are not computed again. Ends with 1
+if under some budget LSR's error is larger than LoRA's."""
 import argparse, csv, hashlib, json, math, os, resource, subprocess, tempfile
 
 p = argparse.ArgumentParser()
@@ -121,3 +122,5 @@ with tempfile.TemporaryDirectory() as tmp:
                 json.dump(doc, f, indent=1); f.write("\n")
 with open(a.out + ".svg", "w") as f:
     f.write(svg(doc["curves"]))
+above = [q["flags"] for q, l in zip(doc["curves"]["LSR, budget"], doc["curves"]["LoRA, budget"]) if q["error"] > l["error"] * (1 + 1e-8)]
+raise SystemExit("LSR above LoRA: " + ", ".join(above) if above else 0)
