@@ -206,6 +206,19 @@ func (c *Checkpoint) read(t Tensor, from, to int64, n int, decode func([]byte) e
 	return c.Guard(t, func() error { return decode(b[from*w : to*w]) })
 }
 
+// Forget gives back the memory that elements [from, to) of t take in this process, after
+// they have been read once and for all: a mapped page counts as memory until then.
+// It may be called while others read; what they read comes back.
+func (c *Checkpoint) Forget(t Tensor, from, to int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.maps == nil || t.decoded != nil || c.maps[t.File] == nil {
+		return
+	}
+	w := int64(t.DType.Bits() / 8)
+	forgetPages(c.maps[t.File], t.Offset+from*w, t.Offset+to*w)
+}
+
 // Close unmaps the files.
 func (c *Checkpoint) Close() error {
 	c.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -191,6 +192,63 @@ func TestDamage(t *testing.T) {
 
 // TestShrunk reads a mapped file that another process has truncated since: an
 // error, not a dead process.
+// What was forgotten is read again as it was, on Linux without taking memory in between.
+func TestForget(t *testing.T) {
+	const n = 4 << 20
+	path := filepath.Join(t.TempDir(), "m.safetensors")
+	write(t, path, map[string]int{"before": 3, "a": n, "after": 5}, "before", "a", "after")
+	c, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	x, _ := c.Lookup("a")
+	c.Forget(x, 0, n) // nothing is mapped yet
+	got := make([]float32, n)
+	for range 2 {
+		if err := c.ReadF32(x, 0, n, got); err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range got {
+			if v != float32(i) {
+				t.Fatalf("element %d is %v", i, v)
+			}
+		}
+		before := residentOf(t, path)
+		c.Forget(x, 0, n)
+		if after := residentOf(t, path); before >= 0 && (before < 4*n>>10 || after > 64) {
+			t.Errorf("%d KB in memory after reading, %d KB after forgetting", before, after)
+		}
+	}
+	for name, want := range map[string]float32{"before": 2, "after": 4} {
+		x, _ := c.Lookup(name)
+		y := make([]float32, x.Elements())
+		if err := c.ReadF32(x, 0, x.Elements(), y); err != nil || y[len(y)-1] != want {
+			t.Errorf("%s: %v, %v", name, y, err)
+		}
+	}
+}
+
+// residentOf is how many KB of a mapped file are in this process, or -1 where the system
+// does not tell.
+func residentOf(t *testing.T, path string) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		return -1
+	}
+	_, rest, found := strings.Cut(string(b), path)
+	if !found {
+		t.Fatalf("%s is not mapped", path)
+	}
+	_, rest, _ = strings.Cut(rest, "Rss:")
+	kb, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kb
+}
+
 func TestShrunk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "m.safetensors")
 	write(t, path, map[string]int{"a": 1 << 20}, "a")

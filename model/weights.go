@@ -66,7 +66,13 @@ func (s *weights) ReadRows(w *graph.Weight, lo, hi int, dst []float32) error {
 	if !ok {
 		return &formats.Error{Path: s.ckpt.Path(), Tensor: w.Name, Reason: "missing", Hint: "use the weights that came with the program", Err: formats.ErrNotFound}
 	}
-	return s.ckpt.ReadF32(t, int64(lo)*int64(cols), int64(hi)*int64(cols), dst)
+	from, to := int64(lo)*int64(cols), int64(hi)*int64(cols)
+	if err := s.ckpt.ReadF32(t, from, to, dst); err != nil {
+		return err
+	}
+	// Engines read frozen tensors once, into forms of their own.
+	s.ckpt.Forget(t, from, to)
+	return nil
 }
 
 func sameMemory(a, b map[string][]float32) bool {
