@@ -419,9 +419,6 @@ func (p *Plan) Bytes() int64 {
 // because they hold the old weights or are hidden.
 func (p *Plan) LeftOut() []string { return p.left }
 
-// Untied lists the tensors that were one and are separate in the output.
-func (p *Plan) Untied() []string { return p.untied }
-
 // weightFile tells whether a file of the base's directory holds weights or
 // state of training, in whatever format: stale beside the merged ones.
 func weightFile(name string) bool {

@@ -48,9 +48,6 @@ func NewEvaluator(e graph.Engine, net Net, data *task.Dataset, o task.BatchOptio
 // Close frees the device memory.
 func (v *Evaluator) Close() error { return v.exe.Close() }
 
-// PeakBytes is the device memory in use.
-func (v *Evaluator) PeakBytes() int64 { return v.exe.PeakBytes() }
-
 // SetParams replaces the flat parameter buffer.
 func (v *Evaluator) SetParams(p []float32) error { return v.exe.SetParams(p) }
 

@@ -1,10 +1,6 @@
 package train
 
-import (
-	"fmt"
-	"math"
-	"strings"
-)
+import "math"
 
 // Schedule is the course of the learning rate after the warm-up.
 type Schedule string
@@ -18,18 +14,6 @@ const (
 
 // Schedules are all of them.
 var Schedules = []Schedule{Linear, Cosine, Constant}
-
-// ParseSchedule returns the schedule of that name.
-func ParseSchedule(name string) (Schedule, error) {
-	var names []string
-	for _, s := range Schedules {
-		if string(s) == name {
-			return s, nil
-		}
-		names = append(names, string(s))
-	}
-	return "", fmt.Errorf("unknown schedule %q; known are %s", name, strings.Join(names, ", "))
-}
 
 // Factor multiplies the learning rate at a step, counted from 0, of steps in
 // all. With w warm-up steps and progress p = (step - w)/max(1, steps - w):

@@ -47,12 +47,3 @@ func TestWarmupSteps(t *testing.T) {
 		}
 	}
 }
-
-func TestParseSchedule(t *testing.T) {
-	if s, err := ParseSchedule("cosine"); err != nil || s != Cosine {
-		t.Errorf("got %q, %v", s, err)
-	}
-	if _, err := ParseSchedule("cosinus"); err == nil {
-		t.Error("no error")
-	}
-}

@@ -132,11 +132,6 @@ func (e *Edit) ReplaceNode(i int, message []byte) {
 	e.replaced = append(e.replaced, splice{e.m.Graph.Nodes[i].Record, []Chunk{{Bytes: appendBytes(nil, graphNode, message)}}})
 }
 
-// RemoveNode takes node i out.
-func (e *Edit) RemoveNode(i int) {
-	e.replaced = append(e.replaced, splice{at: e.m.Graph.Nodes[i].Record})
-}
-
 // AddInitializer appends an initializer.
 func (e *Edit) AddInitializer(t *Tensor) {
 	e.added = append(e.added, newField{num: graphInitializer, body: t.encodeHead(), tensor: t})
@@ -150,11 +145,6 @@ func (e *Edit) ReplaceInitializer(i int, t *Tensor) {
 	e.replaced = append(e.replaced, splice{e.m.Graph.Initializers[i].Record, []Chunk{{Bytes: slices.Concat(start, head, raw)}, t.chunk()}})
 }
 
-// RemoveInitializer takes initializer i out.
-func (e *Edit) RemoveInitializer(i int) {
-	e.replaced = append(e.replaced, splice{at: e.m.Graph.Initializers[i].Record})
-}
-
 // AddInput appends a graph input.
 func (e *Edit) AddInput(v ValueInfo) {
 	e.added = append(e.added, newField{num: graphInput, body: v.Encode()})
@@ -163,11 +153,6 @@ func (e *Edit) AddInput(v ValueInfo) {
 // AddOutput appends a graph output.
 func (e *Edit) AddOutput(v ValueInfo) {
 	e.added = append(e.added, newField{num: graphOutput, body: v.Encode()})
-}
-
-// AddValueInfo appends the type of an inner value.
-func (e *Edit) AddValueInfo(v ValueInfo) {
-	e.added = append(e.added, newField{num: graphValueInfo, body: v.Encode()})
 }
 
 // AddMetadata appends an entry of the model's metadata.

@@ -51,11 +51,8 @@ type File struct {
 	done        bool
 }
 
-// Create starts a file that takes the place of final on Commit. It gets the
+// CreateFS starts a file that takes the place of final on Commit. It gets the
 // permissions of the file that it replaces, else perm.
-func Create(final string, perm os.FileMode) (*File, error) { return CreateFS(OS, final, perm) }
-
-// CreateFS is Create on a given file system.
 func CreateFS(fsys FS, final string, perm os.FileMode) (*File, error) {
 	final = filepath.Clean(final)
 	st, err := os.Lstat(final)

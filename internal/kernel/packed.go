@@ -62,18 +62,6 @@ func (b *PackedB) pack(p *Pool, from []float32, ldb int, transposed bool) {
 	})
 }
 
-// PackBFunc packs a matrix that is not float32 in memory: load fills dst with
-// stored row number row, which has n elements, or k if transposed. load is
-// called from several goroutines at once, one call for each row.
-func PackBFunc(p *Pool, k, n int, transposed bool, load func(dst []float32, row int)) *PackedB {
-	pb := newPackedB(k, n)
-	pb.f32 = Alloc(pb.panels() * pb.depth * pb.kn.nr)
-	pb.packRows(p, transposed, load, func(j int, panel []float32) {
-		copy(pb.f32[j*pb.depth*pb.kn.nr:], panel)
-	})
-	return pb
-}
-
 func newPackedB(k, n int) *PackedB {
 	if k < 0 || n < 0 {
 		panic(fmt.Sprintf("kernel: packed matrix of %d x %d", k, n))

@@ -9,8 +9,10 @@ import (
 // A to bfloat16 too and accumulates in float32. Where the selected path
 // multiplies bf16 in hardware (VDPBF16PS: HasBF16) it is used; it adds two
 // products at a time and takes subnormal bf16 for zero. Elsewhere panels are
-// widened tile by tile: half the memory of PackB, at nearly its speed. Arguments
-// as for PackBFunc.
+// widened tile by tile: half the memory of PackB, at nearly its speed.
+//
+// load fills dst with stored row number row, which has n elements, or k if transposed. It
+// is called from several goroutines at once, one call for each row.
 func PackBBF16(p *Pool, k, n int, transposed bool, load func(dst []float32, row int)) *PackedB {
 	b := newPackedB(k, n)
 	if cur.bf16 != nil {
@@ -73,7 +75,7 @@ func packPairs(p *Pool, b *PackedB, transposed bool, load func(dst []float32, ro
 // column: B[i,j] ≈ q·scale[j] with scale[j] = max|B[:,j]|/127 and q the nearest
 // integer, so that the error of an element is at most scale[j]/2. Mul widens
 // panels tile by tile: a quarter of the memory of PackB, and A stays float32.
-// Arguments as for PackBFunc.
+// Arguments as for PackBBF16.
 func PackBInt8(p *Pool, k, n int, transposed bool, load func(dst []float32, row int)) *PackedB {
 	b := newPackedB(k, n)
 	if b.kn.packed != nil {

@@ -63,6 +63,7 @@ func testPackedMul(t *testing.T) {
 		rounded := product(false, false, m, n, k, a16, lda, b16, n)
 		halves := product(false, false, m, n, k, testkit.Float64s(a), lda, b16, n)
 		bytes := product(false, false, m, n, k, testkit.Float64s(a), lda, b8, n)
+		again, againT := make([]float32, 7), []float32(nil) // too short, or not there
 		row := func(dst []float32, i int) { copy(dst, b[i*n:][:n]) }
 		col := func(dst []float32, j int) { copy(dst, bt[j*k:][:k]) }
 		for _, p := range []struct {
@@ -72,8 +73,8 @@ func testPackedMul(t *testing.T) {
 		}{
 			{"f32 plain", kernel.PackB(pool, k, n, b, n, false), plain},
 			{"transposed", kernel.PackB(pool, k, n, bt, k, true), plain},
-			{"by rows", kernel.PackBFunc(pool, k, n, false, row), plain},
-			{"by columns", kernel.PackBFunc(pool, k, n, true, col), plain},
+			{"again", kernel.RepackB(&again, pool, k, n, b, n, false), plain},
+			{"again, transposed", kernel.RepackB(&againT, pool, k, n, bt, k, true), plain},
 			{"bf16", kernel.PackBBF16(pool, k, n, false, row), rounded},
 			{"bf16 transposed", kernel.PackBBF16(pool, k, n, true, col), rounded},
 			{"bf16 stored", kernel.PackBStoredBF16(pool, k, n, false, row), halves},
