@@ -85,7 +85,11 @@ func (x *executable) fits(d graph.Dims) error {
 // padding of packed matrices.
 func (x *executable) estimateWeights() int64 {
 	var n int64
-	for id, need := range weightUses(x.p) {
+	all := weightUses(x.p)
+	for table := range x.tiedTables(all) {
+		all[table][gathered] = false
+	}
+	for id, need := range all {
 		if id == 0 {
 			continue
 		}

@@ -35,6 +35,8 @@ func (x *executable) embed(o *graph.Embed) {
 					row = x.tmp(w, 0, y.cols)
 				}
 				switch {
+				case s.packed != nil:
+					s.packed.Row(row, entry)
 				case s.half != nil:
 					kernel.BF16ToF32(row, s.half[2*at:][:2*y.cols])
 				case s.bytes8 != nil:

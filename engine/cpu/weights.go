@@ -93,12 +93,43 @@ func weightUses(p *graph.Program) []([numUses]bool) {
 	return need
 }
 
+// tiedTables finds the tables that need no memory of their own: a language model's
+// logits are products with its embeddings, and packed for the gradient of that product
+// they lie by rows, in pieces as long as a cache line. Only float32 is packed as it is.
+func (x *executable) tiedTables(need []([numUses]bool)) map[graph.WeightID]graph.WeightID {
+	if x.e.opt.BaseDType != "f32" {
+		return nil
+	}
+	tied := map[graph.WeightID]graph.WeightID{}
+	for id := range need {
+		if !need[id][gathered] {
+			continue
+		}
+		t := x.p.Weight(graph.WeightID(id))
+		for other := range need {
+			if need[other][backward] && isTied(t, x.p.Weight(graph.WeightID(other))) {
+				tied[graph.WeightID(id)] = graph.WeightID(other)
+			}
+		}
+	}
+	return tied
+}
+
+// isTied says whether w is the transpose of table t, by the same stored tensor.
+func isTied(t, w *graph.Weight) bool {
+	return t.Name == w.Name && t.In == w.Out && t.Out == w.In && t.Transposed != w.Transposed
+}
+
 // loadWeights brings the weights of the program into memory in the forms that
 // are needed. A tensor is read once for all its forms.
 func (x *executable) loadWeights() error {
 	need := weightUses(x.p)
 	x.weights = make([][numUses]*storedWeight, len(need))
+	tied := x.tiedTables(need)
 	for id := range need {
+		if _, ok := tied[graph.WeightID(id)]; ok || need[id][gathered] && x.tiedElsewhere(graph.WeightID(id)) {
+			need[id][gathered] = false
+		}
 		if need[id] == ([numUses]bool{}) {
 			continue
 		}
@@ -106,7 +137,33 @@ func (x *executable) loadWeights() error {
 			return err
 		}
 	}
+	x.e.mu.Lock()
+	defer x.e.mu.Unlock()
+	for table, w := range tied {
+		s := x.weights[w][backward]
+		s.users++
+		x.weights[table][gathered] = s
+	}
 	return nil
+}
+
+// tiedElsewhere is the same across executables: one that only evaluates finds the packed
+// embeddings of the one that trains.
+func (x *executable) tiedElsewhere(id graph.WeightID) bool {
+	if !cacheable(x.source) || x.e.opt.BaseDType != "f32" {
+		return false
+	}
+	x.e.mu.Lock()
+	defer x.e.mu.Unlock()
+	t := *x.p.Weight(id)
+	t.In, t.Out, t.Transposed = t.Out, t.In, !t.Transposed
+	s := x.e.cache[x.weightKey(&t, backward)]
+	if s == nil {
+		return false
+	}
+	s.users++
+	x.weights[id][gathered] = s
+	return true
 }
 
 func (x *executable) loadWeight(id graph.WeightID, need [numUses]bool) error {
@@ -307,8 +364,8 @@ func (x *executable) releaseWeights() {
 func (x *executable) weightBytes() int64 {
 	var n int64
 	for i := range x.weights {
-		for _, s := range x.weights[i] {
-			if s != nil {
+		for u, s := range x.weights[i] {
+			if s != nil && s.key.use == use(u) { // else a table that is tied
 				n += s.bytes()
 			}
 		}

@@ -75,6 +75,17 @@ func newPackedB(k, n int) *PackedB {
 
 func (b *PackedB) panels() int { return (b.N + b.kn.nr - 1) / b.kn.nr }
 
+// Row copies row i to dst (N), of a matrix of PackB.
+func (b *PackedB) Row(dst []float32, i int) {
+	if i < 0 || i >= b.K || len(dst) != b.N || b.f32 == nil || b.kn.pairs {
+		panic(fmt.Sprintf("kernel: row %d of a packed matrix %d x %d into %d floats", i, b.K, b.N, len(dst)))
+	}
+	nr := b.kn.nr
+	for j := range b.panels() {
+		copy(dst[j*nr:], b.f32[(j*b.depth+i)*nr:][:nr])
+	}
+}
+
 // Bytes is the memory that the packed matrix takes.
 func (b *PackedB) Bytes() int64 {
 	return int64(4*len(b.f32) + 2*len(b.half) + len(b.bytes) + 4*len(b.scale))

@@ -3,6 +3,7 @@ package kernel_test
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
@@ -83,6 +84,13 @@ func testPackedMul(t *testing.T) {
 			{"int8 transposed", kernel.PackBInt8(pool, k, n, true, col), bytes},
 		} {
 			checkPacked(t, fmt.Sprintf("%s %s", p.name, testkit.Shape(m, k, n)), pool, p.b, m, a, lda, ldc, p.want)
+			if strings.Contains("f32 plain, transposed, again", p.name) {
+				got := make([]float32, n)
+				for i := range k {
+					p.b.Row(got, i)
+					testkit.EqualBits(t, p.name+": a row", got, b[i*n:][:n])
+				}
+			}
 			p.b.Free()
 		}
 	}
