@@ -101,9 +101,9 @@ func LSRShapes(site Site, s Settings) (a, b kron.Shape, err error) { return lsr{
 // Init: zero draws A1, A2, B1 from N(0, σ²) with σ = (3·in·s)^(-1/4), which
 // gives the entries of A the variance 1/(3·in) that LoRA's have, and B2 = 0; a
 // plain A has that variance itself, a plain B is 0. paper draws all from N(0, 0.01²),
-// and a plain factor with the deviation of a product of two of those. svd makes A the nearest sum of s terms to the leading left singular vectors of W,
-// weighted by the roots of their singular values and scaled to the norm that zero
-// gives A.
+// and a plain factor with the deviation of a product of two of those. svd makes A the
+// nearest sum of s terms to the leading left singular vectors of W, weighted by the
+// roots of their singular values and scaled to the norm that zero gives A.
 func (k lsr) Init(site Site, s Settings, src Source, w WeightReader) ([][]float32, error) {
 	specs, err := k.Params(site, s)
 	if err != nil {

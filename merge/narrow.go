@@ -61,10 +61,12 @@ func newNarrow32(t *target) *narrow32 {
 		}
 		first += d.R
 	}
+	// By Cauchy and Schwarz size bounds the sum of the products' magnitudes. Each is off by
+	// the roundings of its factors and of itself, and those of rank sums: by γ of Higham,
+	// nu/(1 - nu) for n roundings of u.
+	nu := float64(n.rank+3) * 0x1p-24
 	for i, size := range n.size {
-		// By Cauchy and Schwarz size bounds the sum of the products' magnitudes. Each is off by
-		// the roundings of its factors and of itself, and those of rank sums.
-		n.bound[i] = float64(n.rank+4)*0x1p-24*size*(1+0x1p-20) + tiniest32
+		n.bound[i] = nu/(1-nu)*size*(1+0x1p-20) + tiniest32
 	}
 	return n
 }
