@@ -28,7 +28,8 @@ func newCompare(a *app) *cobra.Command {
 		Long: `Shows runs of train, best first: the adapter, its trainable parameters, the
 settings in which the runs differ, and the metrics of the parameters that were
 kept. --by-config shows runs that differ in nothing but the seed as one line,
-with the mean and the standard deviation (n - 1) of every metric.`,
+with the mean and the standard deviation (n - 1) of every metric, of the runs in
+which it is defined.`,
 		Example: `  lsrsurgeon compare run-lora run-lsr
   lsrsurgeon compare runs/* --by-config --sort f1`,
 		Args: minArgs(1, "RUN"),
@@ -102,7 +103,11 @@ func runCompare(a *app, paths []string, sort string, fold bool) error {
 		}
 		return a.printJSON(doc)
 	}
-	keys := slices.DeleteFunc(slices.Sorted(maps.Keys(runs[0].Config)), func(k string) bool {
+	all := map[string]string{}
+	for _, r := range runs {
+		maps.Copy(all, r.Config)
+	}
+	keys := slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(k string) bool {
 		return slices.Contains(consequences, k) || fold && k == "seed" || !differs(runs, k)
 	})
 	var t *table
@@ -208,7 +213,9 @@ func groupRuns(runs []*comparedRun, names []string) (groups []*comparedGroup) {
 		for _, n := range names {
 			var values []float64
 			for _, r := range members[g] {
-				values = append(values, r.metric(n))
+				if v := r.metric(n); !math.IsNaN(v) {
+					values = append(values, v)
+				}
 			}
 			mean, sd := meanAndSD(values)
 			if !math.IsNaN(mean) {
@@ -222,10 +229,13 @@ func groupRuns(runs []*comparedRun, names []string) (groups []*comparedGroup) {
 	return groups
 }
 
-// meanAndSD are the mean and the sample standard deviation: √(Σ (x - mean)²/(n - 1)), NaN of
-// one value.
+// meanAndSD are the mean, NaN of no values, and the sample standard deviation
+// √(Σ (x - mean)²/(n - 1)), NaN of one.
 func meanAndSD(x []float64) (mean, sd float64) {
 	n := float64(len(x))
+	if n == 0 {
+		return math.NaN(), math.NaN()
+	}
 	for _, v := range x {
 		mean += v / n
 	}

@@ -14,7 +14,7 @@ func TestMeanAndSD(t *testing.T) {
 		{[]float64{3}, 3, math.NaN()},
 		{[]float64{1, 3}, 2, math.Sqrt2},
 		{[]float64{2, 4, 4, 4, 5, 5, 7, 9}, 5, math.Sqrt(32. / 7)},
-		{[]float64{1, math.NaN()}, math.NaN(), math.NaN()},
+		{nil, math.NaN(), math.NaN()},
 	} {
 		mean, sd := meanAndSD(c.x)
 		for _, v := range [][2]float64{{mean, c.mean}, {sd, c.sd}} {
