@@ -1,6 +1,7 @@
 package decompose
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -61,7 +62,7 @@ type CombinedModule struct {
 // The result has no head; targets are listed by name. Adapters of different
 // base weights or with different dimensions of a module are an error that wraps
 // ErrMismatch.
-func Combine(adapters []*adapter.Adapter, o CombineOptions) (*adapter.Adapter, []CombinedModule, error) {
+func Combine(ctx context.Context, adapters []*adapter.Adapter, o CombineOptions) (*adapter.Adapter, []CombinedModule, error) {
 	c, err := newCombination(adapters, o)
 	if err != nil {
 		return nil, nil, err
@@ -71,6 +72,9 @@ func Combine(adapters []*adapter.Adapter, o CombineOptions) (*adapter.Adapter, [
 		BaseModel: first.BaseModel, BaseHash: c.hash, TaskType: first.TaskType, Seed: o.Seed}}
 	var report []CombinedModule
 	for _, m := range c.modules {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
 		mod, line, err := c.module(m)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", m.site.Module, err)

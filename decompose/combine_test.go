@@ -1,6 +1,7 @@
 package decompose_test
 
 import (
+	"context"
 	"errors"
 	"math"
 	"slices"
@@ -56,7 +57,7 @@ func TestCombineExact(t *testing.T) {
 		{decompose.CombineCat, []*adapter.Adapter{k1, k2}, []int{1}},
 	} {
 		w := []float64{0.5, -2}
-		out, report, err := decompose.Combine(c.adapters, decompose.CombineOptions{Method: c.method, Weights: w})
+		out, report, err := decompose.Combine(t.Context(), c.adapters, decompose.CombineOptions{Method: c.method, Weights: w})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,11 +86,11 @@ func TestCombineExact(t *testing.T) {
 			}
 		}
 	}
-	if _, _, err := decompose.Combine([]*adapter.Adapter{x, k1}, decompose.CombineOptions{Method: decompose.CombineCat}); !errors.Is(err, decompose.ErrMismatch) {
+	if _, _, err := decompose.Combine(t.Context(), []*adapter.Adapter{x, k1}, decompose.CombineOptions{Method: decompose.CombineCat}); !errors.Is(err, decompose.ErrMismatch) {
 		t.Errorf("lora and krona: %v", err)
 	}
 	y.BaseHash = "other"
-	if _, _, err := decompose.Combine([]*adapter.Adapter{x, y}, decompose.CombineOptions{Method: decompose.CombineCat}); !errors.Is(err, decompose.ErrMismatch) {
+	if _, _, err := decompose.Combine(t.Context(), []*adapter.Adapter{x, y}, decompose.CombineOptions{Method: decompose.CombineCat}); !errors.Is(err, decompose.ErrMismatch) {
 		t.Errorf("other base: %v", err)
 	}
 }
@@ -98,7 +99,7 @@ func TestCombineExact(t *testing.T) {
 func TestCombineTIES(t *testing.T) {
 	lora := adapter.Settings{Rank: adapter.Rank{R1: 3, R2: 1}, Terms: 1, Alpha: 7}
 	as := []*adapter.Adapter{trained(t, 1, adapter.MethodLoRA, lora, "q"), trained(t, 2, adapter.MethodLoRA, lora, "q"), trained(t, 3, adapter.MethodLoRA, lora, "q")}
-	out, _, err := decompose.Combine(as, decompose.CombineOptions{Method: decompose.CombineTIES, Rank: 14, Density: 0.3})
+	out, _, err := decompose.Combine(t.Context(), as, decompose.CombineOptions{Method: decompose.CombineTIES, Rank: 14, Density: 0.3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +140,7 @@ func TestCombineTIES(t *testing.T) {
 func TestCombineDARE(t *testing.T) {
 	a := trained(t, 1, adapter.MethodLoRA, adapter.Settings{Rank: adapter.Rank{R1: 3, R2: 1}, Terms: 1, Alpha: 7e3}, "q")
 	dare := func(seed uint64) []float64 {
-		out, _, err := decompose.Combine([]*adapter.Adapter{a}, decompose.CombineOptions{Method: decompose.CombineDARE, Rank: 14, Density: 0.4, Seed: seed})
+		out, _, err := decompose.Combine(t.Context(), []*adapter.Adapter{a}, decompose.CombineOptions{Method: decompose.CombineDARE, Rank: 14, Density: 0.4, Seed: seed})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +172,7 @@ func TestCombineDARE(t *testing.T) {
 func TestRefit(t *testing.T) {
 	lsr := adapter.Settings{Rank: adapter.Rank{R1: 2, R2: 2}, Terms: 2, Alpha: 9e3}
 	x := trained(t, 2, adapter.MethodLSR, lsr, "v", "k")
-	lora, _, err := decompose.Combine([]*adapter.Adapter{x}, decompose.CombineOptions{Method: decompose.CombineLinear})
+	lora, _, err := decompose.Combine(t.Context(), []*adapter.Adapter{x}, decompose.CombineOptions{Method: decompose.CombineLinear})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +201,7 @@ func TestRefit(t *testing.T) {
 // than the LoRA, and an update of 0 is an error.
 func TestRefitWithin(t *testing.T) {
 	x := trained(t, 2, adapter.MethodLSR, adapter.Settings{Rank: adapter.Rank{R1: 2, R2: 2}, Terms: 2, Alpha: 9e3}, "v", "k")
-	lora, _, err := decompose.Combine([]*adapter.Adapter{x}, decompose.CombineOptions{Method: decompose.CombineLinear})
+	lora, _, err := decompose.Combine(t.Context(), []*adapter.Adapter{x}, decompose.CombineOptions{Method: decompose.CombineLinear})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,5 +231,15 @@ func TestRefitWithin(t *testing.T) {
 	}
 	if _, _, err := decompose.Refit(t.Context(), lora, decompose.ExtractOptions{Config: adapter.Config{Settings: set}}); !errors.Is(err, decompose.ErrMismatch) {
 		t.Errorf("an update of 0: %v", err)
+	}
+}
+
+// A combination that is cancelled ends before the next module.
+func TestCombineIsCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	x := trained(t, 1, adapter.MethodLoRA, adapter.Settings{Rank: adapter.Rank{R1: 3, R2: 1}, Terms: 1, Alpha: 7}, "q", "v")
+	if _, _, err := decompose.Combine(ctx, []*adapter.Adapter{x}, decompose.CombineOptions{Method: decompose.CombineLinear}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
 	}
 }

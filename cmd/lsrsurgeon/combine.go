@@ -100,7 +100,7 @@ func runCombine(a *app, paths []string, o *combineOptions) error {
 	}
 	pool := kernel.NewPool(threads(o.threads))
 	defer pool.Close()
-	out, report, err := decompose.Combine(loaded, decompose.CombineOptions{Method: decompose.CombineMethod(o.method), Weights: weights, Rank: o.rank, Density: o.density, Seed: o.seed, Pool: pool})
+	out, report, err := decompose.Combine(a.cmd.Context(), loaded, decompose.CombineOptions{Method: decompose.CombineMethod(o.method), Weights: weights, Rank: o.rank, Density: o.density, Seed: o.seed, Pool: pool})
 	if err != nil {
 		return err
 	}
