@@ -190,8 +190,6 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestShrunk reads a mapped file that another process has truncated since: an
-// error, not a dead process.
 // What was forgotten is read again as it was, on Linux without taking memory in between.
 func TestForget(t *testing.T) {
 	const n = 4 << 20
@@ -249,6 +247,8 @@ func residentOf(t *testing.T, path string) int {
 	return kb
 }
 
+// TestShrunk reads a mapped file that another process has truncated since: an
+// error, not a dead process.
 func TestShrunk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "m.safetensors")
 	write(t, path, map[string]int{"a": 1 << 20}, "a")

@@ -48,7 +48,7 @@ type comparedRun struct {
 	Parameters int                 `json:"parameters"` // trainable, with a head
 	Steps      int                 `json:"steps"`
 	BestStep   int                 `json:"best_step"`
-	Config     map[string]string   `json:"config"`
+	Config     map[string]string   `json:"config"`  // of the training and, as "adapter ...", of the adapter
 	Metrics    map[string]*float64 `json:"metrics"` // null where one is not defined
 	Seconds    float64             `json:"seconds"`
 
@@ -67,8 +67,8 @@ type comparedGroup struct {
 	first *comparedRun
 }
 
-// consequences are settings that follow from others or say nothing to a reader.
-var consequences = []string{"program", "starting parameters", "base model", "training data", "evaluation data", "task", "steps"}
+// notShown are settings that follow from others, are hashes, or have a column anyway.
+var notShown = []string{"program", "starting parameters", "base model", "training data", "evaluation data", "task", "steps"}
 
 func runCompare(a *app, paths []string, sort string, fold bool) error {
 	var runs []*comparedRun
@@ -82,6 +82,8 @@ func runCompare(a *app, paths []string, sort string, fold bool) error {
 	names := metricNames(runs)
 	if sort == "" {
 		sort = cmp.Or(runs[0].Config["metric"], "loss")
+	} else if len(names) == 0 {
+		return usagef("no metric to sort by: the runs were trained without evaluation data")
 	} else if !slices.Contains(names, sort) {
 		return usagef("no run has the metric %q; they have %s", sort, strings.Join(names, ", "))
 	}
@@ -94,8 +96,8 @@ func runCompare(a *app, paths []string, sort string, fold bool) error {
 		a.note("the runs have different base models")
 	}
 	groups := groupRuns(runs, names)
-	slices.SortStableFunc(runs, func(x, y *comparedRun) int { return better(sort, x.metric(sort), y.metric(sort)) })
-	slices.SortStableFunc(groups, func(x, y *comparedGroup) int { return better(sort, x.metric(sort), y.metric(sort)) })
+	slices.SortStableFunc(runs, func(x, y *comparedRun) int { return byMetric(sort, x.metric(sort), y.metric(sort)) })
+	slices.SortStableFunc(groups, func(x, y *comparedGroup) int { return byMetric(sort, x.metric(sort), y.metric(sort)) })
 	if a.json {
 		doc := map[string]any{"schema": schemaVersion, "sort": sort, "runs": runs}
 		if fold {
@@ -108,7 +110,7 @@ func runCompare(a *app, paths []string, sort string, fold bool) error {
 		maps.Copy(all, r.Config)
 	}
 	keys := slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(k string) bool {
-		return slices.Contains(consequences, k) || fold && k == "seed" || !differs(runs, k)
+		return slices.Contains(notShown, k) || fold && k == "seed" || !differs(runs, k)
 	})
 	var t *table
 	if fold {
@@ -134,7 +136,14 @@ func readRun(path string) (*comparedRun, error) {
 		return nil, err
 	}
 	r := &comparedRun{Run: path, Method: ad.Method, Settings: settingsText(ad.Settings), Parameters: s.Parameters, Steps: s.Steps, BestStep: s.BestStep,
-		Config: s.Config, Metrics: map[string]*float64{}, Seconds: s.Seconds}
+		Config: map[string]string{}, Metrics: map[string]*float64{}, Seconds: s.Seconds}
+	maps.Copy(r.Config, s.Config)
+	for key, v := range map[string]string{
+		"alpha": strconv.FormatFloat(ad.Alpha, 'g', -1, 64), "scaling": string(ad.Scaling), "init": string(ad.Init),
+		"dropout": strconv.FormatFloat(ad.Dropout, 'g', -1, 64), "target": strings.Join(targetNames(ad.Targets), ","), "layers": ad.Targets.Layers.String(),
+	} {
+		r.Config["adapter "+key] = v
+	}
 	for _, m := range s.Metrics {
 		r.names = append(r.names, m.Name)
 		if r.Metrics[m.Name] = nil; !math.IsNaN(m.Value) {
@@ -172,8 +181,8 @@ func (g *comparedGroup) metric(name string) float64 {
 	return math.NaN()
 }
 
-// better sorts values of a metric, the best first and NaN last.
-func better(name string, x, y float64) int {
+// byMetric compares two values of a metric for sorting: the best first, NaN last.
+func byMetric(name string, x, y float64) int {
 	switch {
 	case math.IsNaN(x) || math.IsNaN(y):
 		return cmp.Compare(y, x) // NaN is the least

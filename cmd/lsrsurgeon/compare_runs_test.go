@@ -26,10 +26,10 @@ func TestMeanAndSD(t *testing.T) {
 }
 
 // The best first: what that is depends on the metric; NaN is last.
-func TestBetter(t *testing.T) {
+func TestByMetric(t *testing.T) {
 	for name, want := range map[string][]float64{"accuracy": {0.9, 0.8, 0.1}, "loss": {0.1, 0.8, 0.9}} {
 		x := []float64{0.8, math.NaN(), 0.1, 0.9}
-		slices.SortStableFunc(x, func(a, b float64) int { return better(name, a, b) })
+		slices.SortStableFunc(x, func(a, b float64) int { return byMetric(name, a, b) })
 		if !slices.Equal(x[:3], want) || !math.IsNaN(x[3]) {
 			t.Errorf("%s: %v", name, x)
 		}
