@@ -17,6 +17,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/merge"
+	"github.com/lsrsurgeon/lsrsurgeon/recipe"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 	"github.com/lsrsurgeon/lsrsurgeon/text"
 	"github.com/lsrsurgeon/lsrsurgeon/train"
@@ -67,15 +68,18 @@ func verdict(err error) (code int, msg, hint string) {
 	var f *formats.Error
 	var r *resourceError
 	var option *task.OptionError
+	var rec *recipe.Error
 	if errors.As(err, &h) {
 		hint = h.hint
 	} else if errors.As(err, &f) {
 		hint = f.Hint
+	} else if errors.As(err, &rec) {
+		hint = rec.Hint
 	}
 	switch {
 	case errors.As(err, &u):
 		return exitUsage, msg, cmp.Or(u.hint, hint)
-	case errors.As(err, &option):
+	case errors.As(err, &option), errors.Is(err, recipe.ErrVariable):
 		return exitUsage, msg, hint
 	case errors.Is(err, atomicfile.ErrExists):
 		return exitUsage, msg, "give another name, or --force to replace it"
@@ -96,7 +100,7 @@ func refused(err error) bool {
 	for _, e := range []error{
 		formats.ErrMalformed, formats.ErrNotFound, formats.ErrUnsupported, onnx.ErrMalformed, onnx.ErrUnsupported, adapter.ErrMismatch,
 		manifest.ErrDamaged, merge.ErrMismatch, merge.ErrInPlace, merge.ErrNonFinite, merge.ErrUnchanged, merge.ErrOverflow,
-		decompose.ErrMismatch, task.ErrBadData, text.ErrNoTokenizer, text.ErrMalformed, train.ErrDiverged, train.ErrStateMismatch, fs.ErrNotExist,
+		decompose.ErrMismatch, task.ErrBadData, text.ErrNoTokenizer, text.ErrMalformed, train.ErrDiverged, train.ErrStateMismatch, recipe.ErrMalformed, fs.ErrNotExist,
 	} {
 		if errors.Is(err, e) {
 			return true

@@ -30,7 +30,10 @@ type initValue struct {
 }
 
 func (v *initValue) Set(s string) error {
-	kind, path, _ := strings.Cut(s, "=")
+	kind, path := s, ""
+	if i := strings.IndexAny(s, "= "); i >= 0 { // a recipe's value has the space
+		kind, path = s[:i], s[i+1:]
+	}
 	if kind != fromLoRA && kind != fromDelta {
 		*v.from = initFrom{}
 		return v.enumValue.Set(s)

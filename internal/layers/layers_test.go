@@ -31,6 +31,7 @@ var allowed = map[string]string{
 	"kron":                       "tensor internal/kernel",
 	"graph":                      "tensor",
 	"graph/philox":               "",
+	"recipe":                     "internal/suggest",
 	"graph/reference":            "graph graph/philox tensor",
 	"graph/enginetest":           "graph graph/reference",
 	"task":                       "text tensor internal/suggest",
