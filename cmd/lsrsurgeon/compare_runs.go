@@ -16,6 +16,7 @@ import (
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
+	"github.com/lsrsurgeon/lsrsurgeon/recipe"
 	"github.com/lsrsurgeon/lsrsurgeon/task"
 	"github.com/lsrsurgeon/lsrsurgeon/train"
 )
@@ -65,6 +66,7 @@ type comparedGroup struct {
 	SD         map[string]float64 `json:"sd"` // none of a single run
 
 	first *comparedRun
+	stats map[string]recipe.Stat
 }
 
 // notShown are settings that follow from others, are hashes, or have a column anyway.
@@ -199,60 +201,42 @@ func differs(runs []*comparedRun, key string) bool {
 // groupRuns folds runs whose adapter and settings are the same but for the seed, and what
 // follows from it: the starting parameters.
 func groupRuns(runs []*comparedRun, names []string) (groups []*comparedGroup) {
-	same := func(x, y *comparedRun) bool {
-		cut := func(r *comparedRun) map[string]string {
-			c := maps.Clone(r.Config)
-			delete(c, "seed")
-			delete(c, "starting parameters")
-			return c
-		}
+	cut := func(r *comparedRun) map[string]string {
+		c := maps.Clone(r.Config)
+		delete(c, "seed")
+		delete(c, "starting parameters")
+		return c
+	}
+	for _, members := range recipe.Group(runs, func(x, y *comparedRun) bool {
 		return x.Method == y.Method && x.Settings == y.Settings && x.Parameters == y.Parameters && maps.Equal(cut(x), cut(y))
-	}
-	members := map[*comparedGroup][]*comparedRun{}
-	for _, r := range runs {
-		i := slices.IndexFunc(groups, func(g *comparedGroup) bool { return same(g.first, r) })
-		if i < 0 {
-			i = len(groups)
-			groups = append(groups, &comparedGroup{Method: r.Method, Settings: r.Settings, Parameters: r.Parameters, Mean: map[string]float64{}, SD: map[string]float64{}, first: r})
-		}
-		groups[i].Runs = append(groups[i].Runs, r.Run)
-		members[groups[i]] = append(members[groups[i]], r)
-	}
-	for _, g := range groups {
-		for _, n := range names {
-			var values []float64
-			for _, r := range members[g] {
-				if v := r.metric(n); !math.IsNaN(v) {
-					values = append(values, v)
-				}
-			}
-			mean, sd := meanAndSD(values)
-			if !math.IsNaN(mean) {
-				g.Mean[n] = mean
-			}
-			if !math.IsNaN(sd) {
-				g.SD[n] = sd
-			}
-		}
+	}) {
+		groups = append(groups, foldRuns(members, names))
 	}
 	return groups
 }
 
-// meanAndSD are the mean, NaN of no values, and the sample standard deviation
-// √(Σ (x - mean)²/(n - 1)), NaN of one.
-func meanAndSD(x []float64) (mean, sd float64) {
-	n := float64(len(x))
-	if n == 0 {
-		return math.NaN(), math.NaN()
+// foldRuns is the group of runs, of which there is at least one.
+func foldRuns(members []*comparedRun, names []string) *comparedGroup {
+	r := members[0]
+	g := &comparedGroup{Method: r.Method, Settings: r.Settings, Parameters: r.Parameters, Mean: map[string]float64{}, SD: map[string]float64{}, first: r, stats: map[string]recipe.Stat{}}
+	for _, r := range members {
+		g.Runs = append(g.Runs, r.Run)
 	}
-	for _, v := range x {
-		mean += v / n
+	for _, n := range names {
+		var values []float64
+		for _, r := range members {
+			values = append(values, r.metric(n))
+		}
+		s := recipe.Summarize(values)
+		g.stats[n] = s
+		if !math.IsNaN(s.Mean) {
+			g.Mean[n] = s.Mean
+		}
+		if !math.IsNaN(s.SD) {
+			g.SD[n] = s.SD
+		}
 	}
-	var sum float64
-	for _, v := range x {
-		sum += (v - mean) * (v - mean)
-	}
-	return mean, math.Sqrt(sum / (n - 1))
+	return g
 }
 
 func tableOfRuns(runs []*comparedRun, names, keys []string) *table {
@@ -287,11 +271,7 @@ func tableOfGroups(groups []*comparedGroup, names, keys []string) *table {
 			cells = append(cells, g.first.Config[k])
 		}
 		for _, n := range names {
-			text := metricText(g.metric(n))
-			if sd, ok := g.SD[n]; ok {
-				text += fmt.Sprintf(" ± %.4f", sd)
-			}
-			cells = append(cells, text)
+			cells = append(cells, g.stats[n].Format(4))
 		}
 		t.add(cells...)
 	}

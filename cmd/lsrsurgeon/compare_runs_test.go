@@ -6,25 +6,6 @@ import (
 	"testing"
 )
 
-func TestMeanAndSD(t *testing.T) {
-	for _, c := range []struct {
-		x        []float64
-		mean, sd float64
-	}{
-		{[]float64{3}, 3, math.NaN()},
-		{[]float64{1, 3}, 2, math.Sqrt2},
-		{[]float64{2, 4, 4, 4, 5, 5, 7, 9}, 5, math.Sqrt(32. / 7)},
-		{nil, math.NaN(), math.NaN()},
-	} {
-		mean, sd := meanAndSD(c.x)
-		for _, v := range [][2]float64{{mean, c.mean}, {sd, c.sd}} {
-			if math.IsNaN(v[0]) != math.IsNaN(v[1]) || math.Abs(v[0]-v[1]) > 1e-12 {
-				t.Errorf("%v: %v and %v, want %v and %v", c.x, mean, sd, c.mean, c.sd)
-			}
-		}
-	}
-}
-
 // The best first: what that is depends on the metric; NaN is last.
 func TestByMetric(t *testing.T) {
 	for name, want := range map[string][]float64{"accuracy": {0.9, 0.8, 0.1}, "loss": {0.1, 0.8, 0.9}} {
