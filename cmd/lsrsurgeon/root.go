@@ -81,7 +81,7 @@ them back: one binary, no Python.` + "\n" + exitHelp,
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.DisableDefaultCmd = false
 	root.AddCommand(
-		newInspect(a), newInject(a), newEstimate(a), newTrain(a), newEval(a), newPredict(a), newMerge(a), newUnmerge(a), newVerify(a), newConvert(a), newExtract(a), newCombine(a), newDiff(a), newCompare(a), newRunRecipe(a), newBench(a), newDoctor(a), newDemo(a), newVersion(a),
+		newInspect(a), newInject(a), newEstimate(a), newTrain(a), newEval(a), newPredict(a), newMerge(a), newUnmerge(a), newVerify(a), newConvert(a), newExtract(a), newCombine(a), newDiff(a), newCompare(a), newRunRecipe(a), newStudy(a), newBench(a), newDoctor(a), newDemo(a), newVersion(a),
 	)
 	return root
 }

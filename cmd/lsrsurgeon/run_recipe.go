@@ -72,17 +72,14 @@ func runRecipe(ctx context.Context, a *app, path string, o *recipeOptions) error
 			break
 		}
 	}
-	if err := s.open(); err != nil {
+	if err := s.open(o.dryRun); err != nil {
 		return err
 	}
 	defer s.close()
-	if err := s.checkOutputs(); err != nil && !o.dryRun {
-		return err
-	}
 	if o.dryRun {
 		return s.print(ctx, path)
 	}
-	if err := s.lock(); err != nil {
+	if err := s.checkOutputs(); err != nil {
 		return err
 	}
 	err = s.run(ctx)
@@ -119,9 +116,15 @@ func readRecipe(path string, set []string) ([]byte, map[string]string, error) {
 	return text, vars, err
 }
 
-// open reads the journal of an earlier run, if that is to go on, or begins one.
-func (s *stepRunner) open() error {
+// open reads the journal of an earlier run, if that is to go on, or begins one. Unless it
+// is only to be looked at, it keeps other runs away until close.
+func (s *stepRunner) open(look bool) error {
 	s.journal, s.sums, s.reran = recipe.NewJournal(), map[string]recipe.Sum{}, map[string]bool{}
+	if !look {
+		if err := s.lock(); err != nil {
+			return err
+		}
+	}
 	if s.journalPath == "" || !s.resume {
 		return nil
 	}
@@ -149,7 +152,7 @@ func (s *stepRunner) open() error {
 	return nil
 }
 
-// lock keeps a second run of the same recipe away until close.
+// lock keeps a second run with the same journal away.
 func (s *stepRunner) lock() (err error) {
 	if s.journalPath == "" {
 		return nil

@@ -31,6 +31,7 @@ type stepRunner struct {
 	journal     *recipe.Journal
 	held        *atomicfile.Lock
 	resume      bool
+	study       bool                  // the steps are runs of a study
 	sums        map[string]recipe.Sum // what is known of files, by path
 	reran       map[string]bool       // outputs of steps that were not left out
 	results     []*stepResult
@@ -93,15 +94,20 @@ func (p *plannedStep) forced() bool {
 
 // run runs the steps in their order, up to the first that fails.
 func (s *stepRunner) run(ctx context.Context) error {
-	for _, p := range s.plan {
-		s.results = append(s.results, &stepResult{Name: p.Name, Shell: p.shell(), State: stepNotRun, Outputs: append([]string{}, p.outputs...)})
-	}
+	s.list()
 	for i, p := range s.plan {
 		if err := s.step(ctx, i, p); err != nil {
 			return &failedStep{p.Name, err}
 		}
 	}
 	return nil
+}
+
+// list begins the results, of which there is one for each step.
+func (s *stepRunner) list() {
+	for _, p := range s.plan {
+		s.results = append(s.results, &stepResult{Name: p.Name, Shell: p.shell(), State: stepNotRun, Outputs: append([]string{}, p.outputs...)})
+	}
 }
 
 // step runs one step, or leaves it out.
@@ -204,7 +210,7 @@ func (s *stepRunner) command(ctx context.Context, p *plannedStep, d decision, ou
 	a := newApp(s.a.in, out, s.a.err)
 	root := newRoot(a) // sets the global flags to their defaults
 	a.json, a.quiet, a.verbose, a.noProgress = s.a.json, s.a.quiet, s.a.verbose, s.a.noProgress
-	a.force = s.a.force || d.force
+	a.force = d.force || s.a.force && !s.study
 	root.SetArgs(joinInit(append(p.words[:len(p.words):len(p.words)], d.more...)))
 	root.SetIn(a.in)
 	root.SetOut(out)
@@ -237,6 +243,9 @@ func (s *stepRunner) mark(p *plannedStep, skipped bool) {
 
 // decide says whether a step has to run, and how.
 func (s *stepRunner) decide(ctx context.Context, p *plannedStep) (decision, error) {
+	if s.study {
+		return s.decideStudy(ctx, p)
+	}
 	var d decision
 	e := s.journal.Steps[p.key]
 	same := false
