@@ -157,12 +157,16 @@ func TestQuote(t *testing.T) {
 // FuzzParse: no text makes the parsers panic, hang or grow, and their errors name a
 // place within it.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{good, "version: 1\nsteps: [{doctor: }]\n", "a: |\n  b\n? c\n", "{a: [b, &c d, *c]}", "- - - x\n", "version: 1\nvars: {a: '$${', b: \"\\x41${a}\"}\nsteps: []", "\ta: 'b", "a: !!x {<<: y}"} {
+	for _, s := range []string{good, studyText, "version: 1\nsteps: [{doctor: }]\n", "a: |\n  b\n? c\n", "{a: [b, &c d, *c]}", "- - - x\n", "version: 1\nvars: {a: '$${', b: \"\\x41${a}\"}\nsteps: []", "\ta: 'b", "a: !!x {<<: y}"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		_, err := Parse("x", []byte(s), nil)
-		for _, err := range []error{err} {
+		study, err2 := ParseStudy("x", []byte(s), nil)
+		if err2 == nil && len(study.Runs()) > MaxRuns {
+			t.Fatalf("%d runs", len(study.Runs()))
+		}
+		for _, err := range []error{err, err2} {
 			var e *Error
 			if err != nil && !errors.As(err, &e) {
 				t.Fatalf("%T: %v", err, err)
