@@ -140,3 +140,34 @@ func shellWords(line string) []string {
 	end()
 	return words
 }
+
+// TestDocumentedRecipes: the recipes and studies of docs/recipes.md are what the program
+// takes, to the last flag.
+func TestDocumentedRecipes(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(testkit.RepoRoot(t), "docs", "recipes.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	if err := copyModel(filepath.Join("demo-files", "base")); err != nil {
+		t.Fatal(err)
+	}
+	files := regexp.MustCompile("(?s)```yaml\n# (\\w+)\\.yaml\n(.*?)```").FindAllSubmatch(b, -1)
+	if len(files) != 2 {
+		t.Fatalf("%d files were found", len(files))
+	}
+	for _, f := range files {
+		name := string(f[1]) + ".yaml"
+		if err := os.WriteFile(name, f[2], 0o666); err != nil {
+			t.Fatal(err)
+		}
+		command := map[string]string{"recipe.yaml": "run", "study.yaml": "study"}[name]
+		var out, stderr bytes.Buffer
+		if code := run([]string{command, name, "--dry-run"}, strings.NewReader(""), &out, &stderr); code != exitOK || stderr.Len() > 0 {
+			t.Errorf("%s: exit code %d: %s", name, code, stderr.String())
+		}
+		if n := strings.Count(out.String(), "\n"); n != map[string]int{"run": 4, "study": 2 * 4 * 3}[command] {
+			t.Errorf("%s: %d lines:\n%s", name, n, out.String())
+		}
+	}
+}
