@@ -43,6 +43,10 @@ func TestParse(t *testing.T) {
 		"2 inspect tensors: inspect tensors 'm v' --stats > ./out/${x}.tsv",
 		"3 doctor: doctor > ",
 	}
+	dos, err := Parse("r.yaml", []byte("\ufeff"+strings.ReplaceAll(good, "\n", "\r\n")), map[string]string{"model": "m v"})
+	if err != nil || !cmp.Equal(dos, r) {
+		t.Errorf("with a byte order mark and \\r\\n: %v %s", err, cmp.Diff(dos, r))
+	}
 	if d := cmp.Diff(want, lines); d != "" {
 		t.Error(d)
 	}
@@ -171,7 +175,7 @@ func FuzzParse(f *testing.F) {
 			if err != nil && !errors.As(err, &e) {
 				t.Fatalf("%T: %v", err, err)
 			}
-			if e != nil && (e.Pos.Line < 0 || e.Pos.Line > strings.Count(s, "\n")+2+strings.Count(s, "\r")) {
+			if e != nil && (e.Pos.Line < 0 || e.Pos.Line > strings.Count(s, "\n")+strings.Count(s, "\r")+1) {
 				t.Fatalf("%v: not within the text", err)
 			}
 		}

@@ -66,9 +66,12 @@ func (f *file) parse() (n *node, err error) {
 	if len(f.text) > MaxBytes {
 		return nil, f.errorf(Pos{}, "it has %d bytes, and %d are the most", len(f.text), MaxBytes)
 	}
+	f.text = bytes.TrimPrefix(f.text, []byte("\xef\xbb\xbf")) // the mark that some editors begin files with
 	if !utf8.Valid(f.text) || bytes.IndexByte(f.text, 0) >= 0 {
 		return nil, f.errorf(Pos{}, "it is no text in UTF-8")
 	}
+	// Line breaks are made one kind: the library counts some of \r\n twice.
+	f.text = bytes.ReplaceAll(bytes.ReplaceAll(f.text, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
 	defer func() { // the text comes from anywhere, and the library that reads it has faults
 		if r := recover(); r != nil {
 			n, err = nil, f.errorf(Pos{}, "it cannot be read as YAML")

@@ -35,6 +35,7 @@ type plannedStep struct {
 	key             string
 	inputs, outputs []string      // files and directories; inputs may be names of models too
 	needed          []recipe.Text // inputs that have to be files or directories
+	stdin           bool          // it reads standard input, of which nothing is known afterwards
 }
 
 // planSteps checks all steps against the command tree: commands, flags, values of flags,
@@ -74,7 +75,9 @@ func planStep(path string, s recipe.Step) (*plannedStep, error) {
 			switch {
 			case slices.Contains(outputFlags, role), slices.Contains(outputFlags, c.Name()+" "+role):
 				p.outputs = append(p.outputs, v.Value)
-			case slices.Contains(inputFlags, role) && v.Value != "-":
+			case slices.Contains(inputFlags, role) && v.Value == "-":
+				p.stdin = true
+			case slices.Contains(inputFlags, role):
 				p.inputs = append(p.inputs, v.Value)
 				if role != "model" || isPath(v.Value) {
 					p.needed = append(p.needed, v)
@@ -201,6 +204,7 @@ func isPath(s string) bool {
 func checkOrder(path string, plan []*plannedStep) error {
 	writer := map[string]*plannedStep{} // of a path
 	reader := map[string]*plannedStep{} // of a path or of something below it, the first
+	inputs := map[string]*plannedStep{} // of just that path
 	for _, p := range plan {
 		for _, t := range p.needed {
 			if !exists(t.Value) && above(writer, t.Value) == nil {
@@ -210,6 +214,7 @@ func checkOrder(path string, plan []*plannedStep) error {
 			}
 		}
 		for _, in := range p.inputs {
+			inputs[realPath(in)] = p
 			for d, last := realPath(in), ""; d != last; d, last = filepath.Dir(d), d {
 				if reader[d] == nil {
 					reader[d] = p
@@ -227,6 +232,26 @@ func checkOrder(path string, plan []*plannedStep) error {
 		}
 		for _, out := range p.outputs {
 			writer[realPath(out)] = p
+		}
+	}
+	for _, p := range plan {
+		if err := checkStdout(path, p, inputs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkStdout refuses a file for what a step prints that is an input of any step, or
+// would become a part of one. The other outputs the commands check themselves.
+func checkStdout(path string, p *plannedStep, inputs map[string]*plannedStep) error {
+	if p.Stdout.Value == "" {
+		return nil
+	}
+	out := realPath(p.Stdout.Value)
+	for _, place := range []string{out, filepath.Dir(out)} {
+		if other := inputs[place]; other != nil {
+			return stepError(path, &p.Step, p.Stdout.Pos, &usageError{msg: p.Stdout.Value + " is an input of step \"" + other.Name + "\", or lies in one", hint: "write to another place: inputs are never changed"})
 		}
 	}
 	return nil

@@ -256,7 +256,7 @@ func (s *stepRunner) decide(ctx context.Context, p *plannedStep) (decision, erro
 		}
 		same = sameContents(in, e.Inputs)
 	}
-	if same && e.Done && len(p.outputs) > 0 {
+	if same && e.Done && len(p.outputs) > 0 && !p.stdin {
 		out, err := s.sumAll(ctx, slices.Collect(maps.Keys(e.Outputs)))
 		if err != nil {
 			return d, err
@@ -265,7 +265,7 @@ func (s *stepRunner) decide(ctx context.Context, p *plannedStep) (decision, erro
 			return decision{skip: true}, nil
 		}
 	}
-	if same && !e.Done && p.Command.Value == "train" && exists(p.outputs[0]) {
+	if same && !e.Done && resumable(p) {
 		return decision{more: []string{"--resume"}}, nil
 	}
 	for _, out := range p.outputs {
@@ -276,6 +276,18 @@ func (s *stepRunner) decide(ctx context.Context, p *plannedStep) (decision, erro
 		}
 	}
 	return d, nil
+}
+
+// resumable says whether a step that was begun can go on where it was: a training whose
+// directory is there, a merge whose output is not there yet.
+func resumable(p *plannedStep) bool {
+	switch p.Command.Value {
+	case "train":
+		return exists(p.outputs[0])
+	case "merge":
+		return !slices.ContainsFunc(p.outputs, exists)
+	}
+	return false
 }
 
 // upstream says whether the step reads what a step before it has written anew.

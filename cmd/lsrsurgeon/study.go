@@ -76,6 +76,9 @@ func runStudy(ctx context.Context, a *app, path string, o *studyOptions) error {
 		return err
 	}
 	defer s.close()
+	if err := s.ownReports(st.Output); err != nil {
+		return err
+	}
 	for _, p := range plan { // before the first run starts
 		if _, err := s.decide(ctx, p); err != nil {
 			return &failedStep{p.Name, err}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/csv"
 	"fmt"
 	"io"
 	"maps"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -40,13 +42,30 @@ func withCount(s recipe.Stat, decimals int) string {
 	return fmt.Sprintf("%s (%d)", s.Format(decimals), s.N)
 }
 
+// reports are the files of a study beside its runs.
+var reports = []string{"report.md", "report.csv", "runs.csv"}
+
+// ownReports refuses to replace files that have the names of reports and are none.
+func (s *stepRunner) ownReports(dir string) error {
+	if s.a.force || exists(s.journalPath) {
+		return nil
+	}
+	runs, err := os.ReadFile(filepath.Join(dir, reports[2]))
+	if err == nil && bytes.HasPrefix(runs, []byte("configuration,seed,run,")) { // a study whose journal was lost
+		return nil
+	}
+	for _, name := range reports {
+		if out := filepath.Join(dir, name); exists(out) {
+			return &usageError{msg: "output " + out + " exists, and no study wrote it", hint: "give the study another output, or --force to replace it"}
+		}
+	}
+	return nil
+}
+
 // write writes the reports, each whole or not at all.
 func (t *studyTable) write() error {
-	for _, r := range []struct {
-		name string
-		to   func(io.Writer) error
-	}{{"report.md", t.markdown}, {"report.csv", t.csvOfConfigs}, {"runs.csv", t.csvOfRuns}} {
-		if err := atomicfile.WriteFile(filepath.Join(t.st.Output, r.name), 0o666, r.to); err != nil {
+	for i, to := range []func(io.Writer) error{t.markdown, t.csvOfConfigs, t.csvOfRuns} {
+		if err := atomicfile.WriteFile(filepath.Join(t.st.Output, reports[i]), 0o666, to); err != nil {
 			return err
 		}
 	}
