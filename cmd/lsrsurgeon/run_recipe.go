@@ -72,10 +72,10 @@ func runRecipe(ctx context.Context, a *app, path string, o *recipeOptions) error
 			break
 		}
 	}
+	defer s.close()
 	if err := s.open(o.dryRun); err != nil {
 		return err
 	}
-	defer s.close()
 	if o.dryRun {
 		return s.print(ctx, path)
 	}

@@ -72,10 +72,10 @@ func runStudy(ctx context.Context, a *app, path string, o *studyOptions) error {
 	if a.quiet {
 		s.out = discard{}
 	}
+	defer s.close()
 	if err := s.open(o.dryRun); err != nil {
 		return err
 	}
-	defer s.close()
 	if err := s.ownReports(st.Output); err != nil {
 		return err
 	}
