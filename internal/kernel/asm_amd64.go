@@ -39,6 +39,11 @@ func packedF32x24x16(k8 int, a *float32, b *float32, c *float32, ldc int, m int,
 //go:noescape
 func packedBF16x14x32(k8 int, a *float32, b *float32, c *float32, ldc int, m int, mask uint64, acc int)
 
+// amxBF16x32x32 is a 32x32 microkernel of AMX tiles; see genAMX in _asm.
+//
+//go:noescape
+func amxBF16x32x32(config *[64]byte, pieces int, a *float32, b *float32, c *float32, ldc int, acc int)
+
 // expAVX2 sets dst = exp(src).
 //
 //go:noescape

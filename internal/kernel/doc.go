@@ -1,15 +1,16 @@
 // Package kernel holds all arithmetic that has to be fast on a CPU: matrix
 // products, activations, normalisation, dropout, the optimizer's update and
 // conversions between dtypes. Every operation exists as plain Go, which is its
-// reference, and most also as AVX2 or AVX-512 assembly for amd64, written by
+// reference, and most also as AVX2, AVX-512 or AMX assembly for amd64, written by
 // the generator in _asm.
 //
 // # Words
 //
-// A path is one set of implementations: "go", "avx2" or "avx512". The best one
+// A path is one set of implementations: "go", "avx2", "avx512" or "amx". The best one
 // that the CPU offers is chosen at start; [Selected] names it, [Use] switches
 // it for tests. On an "avx512" machine only the matrix products are 512 bits
-// wide; everything else uses the AVX2 versions.
+// wide; everything else uses the AVX2 versions. "amx" is "avx512" with products
+// of bf16 in tiles.
 //
 // A tile is the piece of a product that one call of a microkernel computes in
 // registers; a panel is a strip of B as wide as a tile, stored so that the

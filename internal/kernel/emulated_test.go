@@ -5,29 +5,31 @@ import (
 	"unsafe"
 )
 
-// The AVX-512 microkernels run on few machines. Their contract (layouts of A
+// The AVX-512 and AMX microkernels run on few machines. Their contract (layouts of A
 // and B, masks, rows past the end) is therefore also kept by these functions in
 // plain Go, so that all tests run the packing and the blocking around them
-// everywhere. They appear as two more paths of the test binary.
+// everywhere. They appear as three more paths of the test binary.
 func init() {
-	tile := func(mr, nr int, pairs bool) *tileKernel[float32] {
-		return &tileKernel[float32]{name: "emulated", mr: mr, nr: nr, pairs: pairs, packed: emulate(mr, nr, pairs),
+	tile := func(mr, nr, piece int, pairs bool) *tileKernel[float32] {
+		return &tileKernel[float32]{name: "emulated", mr: mr, nr: nr, piece: piece, pairs: pairs, packed: emulate(mr, nr, piece, pairs),
 			transpose: goTranspose[float32], addTo: goAddTo[float32]}
 	}
 	plain := goPath
-	plain.name, plain.f32, plain.slim = "emulated-avx512", tile(8, 48, false), tile(24, 16, false)
+	plain.name, plain.f32, plain.slim = "emulated-avx512", tile(8, 48, 8, false), tile(24, 16, 8, false)
 	bf16 := plain
-	bf16.name, bf16.bf16 = "emulated-avx512-bf16", tile(14, 32, true)
-	present = append(present, &plain, &bf16)
+	bf16.name, bf16.bf16 = "emulated-avx512-bf16", tile(14, 32, 8, true)
+	amx := plain
+	amx.name, amx.bf16 = "emulated-amx", tile(32, 32, 16, true)
+	present = append(present, &plain, &bf16, &amx)
 }
 
-func emulate(mr, nr int, pairs bool) func(k8 int, a, b, c *float32, ldc, m int, mask uint64, acc int) {
-	return func(k8 int, a, b, c *float32, ldc, m int, mask uint64, acc int) {
+func emulate(mr, nr, piece int, pairs bool) func(pieces int, a, b, c *float32, ldc, m int, mask uint64, acc int) {
+	return func(pieces int, a, b, c *float32, ldc, m int, mask uint64, acc int) {
 		sum := make([]float32, mr*nr)
-		as, bs := unsafe.Slice(a, k8*8*mr), unsafe.Slice(b, k8*8*nr)
-		for k := range 8 * k8 {
+		as, bs := unsafe.Slice(a, pieces*piece*mr), unsafe.Slice(b, pieces*piece*nr)
+		for k := range piece * pieces {
 			for i := range min(m, mr) {
-				x := as[k/8*mr*8+i*8+k%8]
+				x := as[k/piece*mr*piece+i*piece+k%piece]
 				row := sum[i*nr:][:nr]
 				if !pairs {
 					goAxpy(x, bs[k*nr:][:nr], row)

@@ -126,19 +126,17 @@ func TestGemm(t *testing.T) {
 		for mode := range 4 {
 			g32 := newGemmCase[float32](s[0], s[1], s[2], mode&1 != 0, mode&2 != 0)
 			g64 := newGemmCase[float64](s[0], s[1], s[2], mode&1 != 0, mode&2 != 0)
-			for _, name := range kernel.Paths() {
-				undo := kernel.Use(name)
-				coefs := [][2]float32{{-2, 0.25}, {1, 0}, {0.5, 1}}
-				if s[0]*s[1]*s[2] > 1e6 {
-					coefs = coefs[:1]
-				}
+			coefs := [][2]float32{{-2, 0.25}, {1, 0}, {0.5, 1}}
+			if s[0]*s[1]*s[2] > 1e6 {
+				coefs = coefs[:1]
+			}
+			kerneltest.ForEach(t, func(t *testing.T) {
 				for _, coef := range coefs {
 					tol := testkit.DotTolerance(s[2], 1) + 1e-6
 					g32.check(t, kernel.Gemm, pool, coef[0], coef[1], tol)
 					g64.check(t, kernel.GemmF64, pool, float64(coef[0]), float64(coef[1]), tol*0x1p-29)
 				}
-				undo()
-			}
+			})
 		}
 	}
 }

@@ -12,7 +12,7 @@ type path struct {
 	vec    *vecOps
 	f32    *tileKernel[float32] // square products, packed operands
 	slim   *tileKernel[float32] // narrow products, if another kernel is better there
-	row    *tileKernel[float32] // strided operands, narrow products (never packed8)
+	row    *tileKernel[float32] // strided operands, narrow products (never packed)
 	narrow *tileKernel[float32] // as row, for products of at most narrow.nr columns
 	odd    *tileKernel[float32] // as row, for columns that its width divides and row's does not; or nil
 	f64    *tileKernel[float64]

@@ -20,7 +20,13 @@ func archPaths() []*path {
 	if x.HasAVX512BF16 && trusted(&avx512BF16) {
 		avx512.bf16 = &avx512BF16
 	}
-	return []*path{&avx512, avx2}
+	paths := []*path{&avx512, avx2}
+	if x.HasAMXTile && x.HasAMXBF16 && permitAMX() && trusted(&amxBF16) {
+		amx := avx512
+		amx.name, amx.bf16 = "amx", &amxBF16
+		paths = append([]*path{&amx}, paths...)
+	}
+	return paths
 }
 
 // hasF16C reads the one bit of CPUID that x/sys/cpu does not offer.
@@ -31,7 +37,8 @@ var (
 	avx2Narrow = tileKernel[float32]{name: "avx2-8x8", mr: 8, nr: 8, strided: stridedF32x8x8, transpose: avx2Transpose, addTo: avx2AddTo}
 	avx2Odd    = tileKernel[float32]{name: "avx2-4x24", mr: 4, nr: 24, strided: stridedF32x4x24, transpose: avx2Transpose, addTo: avx2AddTo}
 	avx2Tile64 = tileKernel[float64]{name: "avx2-6x8", mr: 6, nr: 8, strided: stridedF64x6x8, transpose: goTranspose[float64], addTo: goAddTo[float64]}
-	avx512Tile = tileKernel[float32]{name: "avx512-8x48", mr: 8, nr: 48, packed: packedF32x8x48, transpose: avx2Transpose}
-	avx512Slim = tileKernel[float32]{name: "avx512-24x16", mr: 24, nr: 16, packed: packedF32x24x16, transpose: avx2Transpose}
-	avx512BF16 = tileKernel[float32]{name: "avx512-bf16-14x32", mr: 14, nr: 32, packed: packedBF16x14x32, transpose: avx2Transpose, pairs: true}
+	avx512Tile = tileKernel[float32]{name: "avx512-8x48", mr: 8, nr: 48, piece: 8, packed: packedF32x8x48, transpose: avx2Transpose}
+	avx512Slim = tileKernel[float32]{name: "avx512-24x16", mr: 24, nr: 16, piece: 8, packed: packedF32x24x16, transpose: avx2Transpose}
+	avx512BF16 = tileKernel[float32]{name: "avx512-bf16-14x32", mr: 14, nr: 32, piece: 8, packed: packedBF16x14x32, transpose: avx2Transpose, pairs: true}
+	amxBF16    = tileKernel[float32]{name: "amx-bf16-32x32", mr: 32, nr: 32, piece: 16, packed: packedAMX, transpose: avx2Transpose, pairs: true}
 )

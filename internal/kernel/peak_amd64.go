@@ -15,7 +15,7 @@ func fmaLoopAVX512(n int)
 // fmaLoop returns the loop of the selected path and the FLOP of one turn.
 func fmaLoop() (f func(n int), flop int) {
 	switch cur.name {
-	case "avx512":
+	case "amx", "avx512":
 		return fmaLoopAVX512, 2 * 24 * 16
 	case "avx2":
 		return fmaLoopAVX2, 2 * 12 * 8

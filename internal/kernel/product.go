@@ -62,7 +62,8 @@ func (q *product[T]) block(p0, p1, j0, j1 int) {
 	steps := kn.depth(q.k)
 	// Equal depths rather than one short last block.
 	nk := max(1, (steps+blockDepth-1)/blockDepth)
-	kc := max(8, ((steps+nk-1)/nk+7)&^7)
+	unit := max(8, kn.piece)
+	kc := max(unit, roundUp((steps+nk-1)/nk, unit))
 	// Rows that follow each other are packed as they are.
 	packed := q.lda == q.k && steps <= kc
 	direct := kn.packed == nil && !q.transA && !q.roundA && (packed || j1-j0 <= directCols)
@@ -111,7 +112,7 @@ func (t *tiles[T]) tile(p, j int, b *T) {
 	c := &t.c[row*t.ldc+col]
 	switch {
 	case kn.packed != nil:
-		kn.packed(t.d/8, a, b, c, t.ldc, h, ^uint64(0)>>(64-w), acc)
+		kn.packed(t.d/kn.piece, a, b, c, t.ldc, h, ^uint64(0)>>(64-w), acc)
 	case w == kn.nr:
 		kn.strided(t.d, a, t.ars, t.acs, b, kn.nr, 0, c, t.ldc, h, 1, acc)
 	default:
@@ -177,11 +178,11 @@ func packColumns[T float](dst []T, mr int, a []T, lda, i0, h, k0, d int) {
 	}
 }
 
-// packPieces packs for kernels with pieces of eight steps, [d/8][mr][8]. The
-// end of k is filled with zeros; rows past the end are left as they are, since
-// the kernel drops them.
+// packPieces packs for kernels with pieces of several steps, [pieces][mr][piece].
+// The end of k is filled with zeros; rows past the end are left as they are,
+// since the kernel drops them.
 func (q *product[T]) packPieces(t *tiles[T], buf []T, rows, k0, d int) {
-	mr := q.kn.mr
+	mr, piece := q.kn.mr, q.kn.piece
 	if q.transA {
 		q.packPiecesTrans(buf, t.r0, rows, k0, d)
 		return
@@ -192,49 +193,54 @@ func (q *product[T]) packPieces(t *tiles[T], buf []T, rows, k0, d int) {
 	}
 	n := min(d, q.k-k0)
 	for i := range rows {
-		dst, src := buf[i/mr*mr*d+i%mr*8:], q.a[(t.r0+i)*q.lda+k0:][:n]
-		copyPieces(dst, src, mr*8)
+		dst, src := buf[i/mr*mr*d+i%mr*piece:], q.a[(t.r0+i)*q.lda+k0:][:n]
+		copyPieces(dst, src, piece, mr*piece)
 		if n < d {
-			clear(dst[n/8*mr*8+n%8:][:8-n%8])
+			clear(dst[n/piece*mr*piece+n%piece:][:piece-n%piece])
 		}
 	}
 }
 
-// copyPieces scatters src in pieces of eight, stride apart in dst.
-func copyPieces[T float](dst, src []T, stride int) {
-	for o := 0; len(src) >= 8; o += stride {
-		*(*[8]T)(dst[o:]) = *(*[8]T)(src)
-		if src = src[8:]; len(src) < 8 {
-			dst = dst[min(o+stride, len(dst)):]
+// copyPieces scatters src in pieces, stride apart in dst.
+func copyPieces[T float](dst, src []T, piece, stride int) {
+	for o := 0; len(src) > 0; o += stride {
+		n := min(piece, len(src))
+		switch n { // copies of a fixed size need no call
+		case 8:
+			*(*[8]T)(dst[o:]) = *(*[8]T)(src)
+		case 16:
+			*(*[16]T)(dst[o:]) = *(*[16]T)(src)
+		default:
+			copy(dst[o:], src[:n])
 		}
+		src = src[n:]
 	}
-	copy(dst, src)
 }
 
 func (q *product[T]) packPiecesTrans(buf []T, r0, rows, k0, d int) {
-	mr := q.kn.mr
+	mr, piece := q.kn.mr, q.kn.piece
 	for i := 0; i < rows; i += mr {
 		h := min(mr, rows-i)
-		for s := 0; s < d; s += 8 {
-			dst := buf[i*d+s*mr:][:mr*8]
-			kk := min(8, q.k-k0-s)
-			if kk < 8 {
+		for s := 0; s < d; s += piece {
+			dst := buf[i*d+s*mr:][:mr*piece]
+			kk := min(piece, q.k-k0-s)
+			if kk < piece {
 				clear(dst)
 			}
-			q.kn.transpose(dst, 8, q.a[(k0+s)*q.lda+r0+i:], q.lda, kk, h)
+			q.kn.transpose(dst, piece, q.a[(k0+s)*q.lda+r0+i:], q.lda, kk, h)
 		}
 	}
 }
 
 // packPiecesBF16 rounds rows of A; a step is two elements.
 func (q *product[T]) packPiecesBF16(t *tiles[T], buf []float32, rows, k0, d int) {
-	mr := q.kn.mr
+	mr, piece := q.kn.mr, q.kn.piece
 	n := min(2*d, q.k-2*k0)
 	line := any(grow(&t.s.c, d)).([]float32)
 	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&line[0])), 4*d)
 	clear(bytes[2*n:])
 	for i := range rows {
 		cur.vec.f32ToBF16(bytes[:2*n], any(q.a[(t.r0+i)*q.lda+2*k0:][:n]).([]float32))
-		copyPieces(buf[i/mr*mr*d+i%mr*8:], line, mr*8)
+		copyPieces(buf[i/mr*mr*d+i%mr*piece:], line, piece, mr*piece)
 	}
 }

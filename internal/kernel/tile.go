@@ -16,10 +16,12 @@ type tileKernel[T float] struct {
 	// elements.
 	strided func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int)
 
-	// packed reads A in pieces of eight steps, [k/8][mr][8], and B as
-	// [8*(k/8)][nr]; mask has a bit for each column to store. Rows of A from
-	// m on must be readable. It is set for AVX-512 kernels, strided for others.
-	packed func(k8 int, a, b, c *T, ldc, m int, mask uint64, acc int)
+	// packed reads A in pieces of piece steps, [pieces][mr][piece], and B as
+	// [pieces*piece][nr]; the low bits of mask say which columns to store. Rows
+	// of A from m on must be readable. It is set for AVX-512 and AMX kernels,
+	// strided for others.
+	packed func(pieces int, a, b, c *T, ldc, m int, mask uint64, acc int)
+	piece  int
 
 	// transpose is Transpose for this type.
 	transpose func(dst []T, ldd int, src []T, lds, rows, cols int)
@@ -36,10 +38,12 @@ func (kn *tileKernel[T]) depth(k int) int {
 		k = (k + 1) / 2
 	}
 	if kn.packed != nil {
-		k = (k + 7) &^ 7
+		k = roundUp(k, kn.piece)
 	}
 	return k
 }
+
+func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }
 
 var (
 	goTile32 = tileKernel[float32]{name: "go-4x4", mr: 4, nr: 4, strided: goStrided[float32], transpose: goTranspose[float32], addTo: goAddTo[float32]}

@@ -4,14 +4,21 @@ package kernel
 
 import "math"
 
-// trusted runs a packed microkernel once on small whole numbers, whose products
-// and sums are exact in float32 and in bf16, and compares with the definition.
-// The AVX-512 kernels run on few of the machines that this code is developed
-// on; a processor or a virtual machine on which they compute something else
-// falls back to AVX2 instead of training nonsense. It takes microseconds.
+// trusted runs a packed microkernel on small whole numbers, whose products and
+// sums are exact in float32 and in bf16, and compares with the definition: a
+// whole tile, and one at the edge of C, where a row and three columns are to stay
+// as they are. The AVX-512 and AMX kernels run on few of the machines that this
+// code is developed on; a processor or a virtual machine on which they compute
+// something else falls back to AVX2 instead of training nonsense. It takes
+// microseconds.
 func trusted(kn *tileKernel[float32]) bool {
-	const k8, ldc = 2, 64
-	steps := 8 * k8
+	return rightFor(kn, kn.mr, kn.nr, 0) && rightFor(kn, kn.mr, kn.nr, 1) && rightFor(kn, kn.mr-1, kn.nr-3, 1) && rightFor(kn, kn.mr-1, kn.nr-3, 0)
+}
+
+// rightFor multiplies into m rows and cols columns of a tile.
+func rightFor(kn *tileKernel[float32], m, cols, acc int) bool {
+	const pieces, ldc = 2, 64
+	steps, piece := pieces*kn.piece, kn.piece
 	a, b := make([]float32, steps*kn.mr), make([]float32, steps*kn.nr)
 	number := func(i int) float32 { return float32(i*7%13 - 6) }
 	for i := range a {
@@ -20,19 +27,18 @@ func trusted(kn *tileKernel[float32]) bool {
 	for i := range b {
 		b[i] = kn.element(number(3*i+1), number(i+2))
 	}
-	m, cols := kn.mr-1, kn.nr-3 // a row and three columns are to stay as they are
-	mask := ^uint64(0) >> (64 - cols)
 	c := make([]float32, kn.mr*ldc)
 	for i := range c {
 		c[i] = 1
 	}
-	kn.packed(k8, &a[0], &b[0], &c[0], ldc, m, mask, 1)
+	kn.packed(pieces, &a[0], &b[0], &c[0], ldc, m, ^uint64(0)>>(64-cols), acc)
 	for i := range kn.mr {
 		for j := range ldc {
 			want := float32(1)
 			if i < m && j < cols {
+				want = float32(acc)
 				for k := range steps {
-					x, y := a[k/8*kn.mr*8+i*8+k%8], b[k*kn.nr+j]
+					x, y := a[k/piece*kn.mr*piece+i*piece+k%piece], b[k*kn.nr+j]
 					want += kn.product(x, y)
 				}
 			}

@@ -41,6 +41,7 @@ var allowed = map[string]string{
 	"engine/cuda/standin":        "",
 	"bench/cuda/standin":         "engine/cuda/standin",
 	"bench/cuda/report":          "",
+	"bench/emulated/init":        "",
 	"model":                      "adapter graph formats tensor internal/suggest formats/onnx",
 	"onnxmodel":                  "adapter graph kron model formats formats/onnx tensor internal/atomicfile",
 	"merge":                      "adapter manifest formats formats/safetensors internal/atomicfile internal/kernel tensor formats/onnx",

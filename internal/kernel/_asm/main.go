@@ -2,7 +2,7 @@
 //
 //	go run . -out ../asm_amd64.s -stubs ../asm_amd64.go -pkg kernel
 //
-// matmul.go emits the microkernels of matrix products, vector.go everything
+// matmul.go and amx.go emit the microkernels of matrix products, vector.go everything
 // else, lanes.go the loops and constants that those share. It is a module of its
 // own, so that building kernel needs no avo.
 package main
@@ -21,6 +21,7 @@ func main() {
 	genPacked(packed{name: "packedF32x8x48", mr: 8, nv: 3})
 	genPacked(packed{name: "packedF32x24x16", mr: 24, nv: 1}) // for narrow C
 	genPacked(packed{name: "packedBF16x14x32", mr: 14, nv: 2, bf16: true})
+	genAMX()
 
 	genMaps()
 	genActs()
