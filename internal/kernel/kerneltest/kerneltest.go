@@ -16,7 +16,7 @@ import (
 const RequireEnv = "LSRSURGEON_REQUIRE_KERNELS"
 
 // known are the paths that some machine has.
-var known = []string{"avx512", "avx2", "go"}
+var known = []string{"amx", "avx512", "avx2", "neon", "go"}
 
 // ForEach runs f as a subtest under each path present; the subtests of known
 // paths that are absent are skipped. Subtests must not be parallel: the selected

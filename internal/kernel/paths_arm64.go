@@ -1,0 +1,43 @@
+//go:build !purego
+
+package kernel
+
+// archPaths offers "neon": every arm64 processor has it. Products and the simplest loops
+// are assembly, the rest is plain Go.
+func archPaths() []*path {
+	return []*path{{name: "neon", vec: &neonVec, f32: &neonTile32, slim: &neonTile32, row: &neonTile32, narrow: &neonNarrow, f64: &goTile64}}
+}
+
+var (
+	neonTile32 = tileKernel[float32]{name: "neon-6x16", mr: 6, nr: 16, strided: neonStrided(6, 16, tileNEON6x16), transpose: goTranspose[float32], addTo: neonAddTo}
+	neonNarrow = tileKernel[float32]{name: "neon-8x8", mr: 8, nr: 8, strided: neonStrided(8, 8, tileNEON8x8), transpose: goTranspose[float32], addTo: neonAddTo}
+)
+
+// tileNEON6x16 computes one tile of 6x16 as tileKernel.strided does, with m from 1 to 6.
+//
+//go:noescape
+func tileNEON6x16(k int, a *float32, ars, acs int, b *float32, brs int, c *float32, ldc, m, acc int)
+
+// tileNEON8x8 computes one tile of 8x8 as tileKernel.strided does, with m from 1 to 8.
+//
+//go:noescape
+func tileNEON8x8(k int, a *float32, ars, acs int, b *float32, brs int, c *float32, ldc, m, acc int)
+
+// neonStrided makes a tileKernel.strided of a microkernel for one tile.
+func neonStrided(mr, nr int, tile func(k int, a *float32, ars, acs int, b *float32, brs int, c *float32, ldc, m, acc int)) func(k int, a *float32, ars, acs int, b *float32, brs, bjs int, c *float32, ldc, m, nj, acc int) {
+	return func(k int, a *float32, ars, acs int, b *float32, brs, bjs int, c *float32, ldc, m, nj, acc int) {
+		for i := 0; i < m; i += mr {
+			p, rows := a, min(mr, m-i)
+			if k > 0 { // else there may be no A and no B
+				p = at(a, i*ars)
+			}
+			for j := range nj {
+				q := b
+				if k > 0 {
+					q = at(b, j*bjs)
+				}
+				tile(k, p, ars, acs, q, brs, at(c, i*ldc+j*nr), ldc, rows, acc)
+			}
+		}
+	}
+}
