@@ -39,10 +39,14 @@ ties, dare and svd report what the reduction to --rank loses.`,
   lsrsurgeon combine a b c -o merged --method ties --density 0.2 --rank 16
   lsrsurgeon combine big -o small --method svd --rank 4`,
 		Args: minArgs(1, "ADAPTER"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, args []string) error {
 			o.set = changed(cmd)
-			return runCombine(a, args, o)
+			if _, err := parseWeights(o.weights, len(args)); err != nil {
+				return err
+			}
+			return o.check(len(args))
 		},
+		RunE: func(_ *cobra.Command, args []string) error { return runCombine(a, args, o) },
 	}
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory to write the adapter to")
@@ -78,9 +82,6 @@ func (o *combineOptions) check(n int) error {
 func runCombine(a *app, paths []string, o *combineOptions) error {
 	weights, err := parseWeights(o.weights, len(paths))
 	if err != nil {
-		return err
-	}
-	if err := o.check(len(paths)); err != nil {
 		return err
 	}
 	var loaded []*adapter.Adapter

@@ -73,6 +73,9 @@ func newConvert(a *app) *cobra.Command {
 		names = append(names, t.name)
 		fmt.Fprintf(&list, "  %-13s %s\n", t.name, t.help)
 	}
+	target := func() *convertTarget {
+		return &targets[slices.Index(names, o.to)] // enumFlag takes no other
+	}
 	c := &cobra.Command{
 		Use:   "convert ADAPTER|MODEL -o OUT --to FORMAT",
 		Short: "Write an adapter or a model in another tool's form",
@@ -91,18 +94,11 @@ became of each tensor is printed with --verbose and --json.`,
   lsrsurgeon convert run -o lora.gguf --to gguf --dtype f16
   lsrsurgeon convert merged -o model.gguf --to gguf --dtype q8_0`,
 		Args: exactArgs("ADAPTER|MODEL"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			o.set = changed(cmd)
-			for _, t := range targets {
-				if t.name == o.to {
-					if err := t.only(targets, o.set); err != nil {
-						return err
-					}
-					return t.run(a, args[0], o)
-				}
-			}
-			return usagef("--to %s: unknown form", o.to) // not reached: enumFlag checks
+			return target().only(targets, o.set)
 		},
+		RunE: func(_ *cobra.Command, args []string) error { return target().run(a, args[0], o) },
 	}
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory or file to write")

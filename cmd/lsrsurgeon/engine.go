@@ -31,20 +31,35 @@ func (f *engineFlags) add(c *cobra.Command) {
 	fl.BoolVar(&f.profile, "profile", false, "print the time per operation")
 }
 
+// check refuses values that mean nothing.
+func (f *engineFlags) check() error {
+	if f.threads < 0 {
+		return usagef("--threads %d: want at least 1, or 0 for one per processor", f.threads)
+	}
+	if _, err := parseBytes(f.memory); err != nil {
+		return err
+	}
+	kind, number, numbered := strings.Cut(f.device, ":")
+	switch n, err := strconv.Atoi(number); {
+	case numbered && kind == "cuda" && (err != nil || n < 0):
+		return usagef("--device %s: write cuda or cuda:N", f.device)
+	case numbered && kind != "cuda", kind != "auto" && kind != "cpu" && kind != "cuda":
+		return &usageError{msg: "--device " + f.device + ": no such device", hint: "devices are auto, cpu, cuda and cuda:N; see lsrsurgeon doctor"}
+	}
+	return nil
+}
+
 // open opens the engine that the flags ask for.
 func (f *engineFlags) open(a *app) (graph.Engine, error) {
-	if f.threads < 0 {
-		return nil, usagef("--threads %d: want at least 1, or 0 for one per processor", f.threads)
+	if err := f.check(); err != nil {
+		return nil, err
 	}
 	limit, err := parseBytes(f.memory)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case f.device == "cuda" || strings.HasPrefix(f.device, "cuda:"):
+	if strings.HasPrefix(f.device, "cuda") {
 		return f.openCUDA(a, limit)
-	case f.device != "auto" && f.device != "cpu":
-		return nil, &usageError{msg: "--device " + f.device + ": no such device", hint: "devices are auto, cpu, cuda and cuda:N; see lsrsurgeon doctor"}
 	}
 	base := f.baseDType
 	if base == "auto" {
@@ -64,8 +79,8 @@ func (f *engineFlags) openCUDA(a *app, limit int64) (graph.Engine, error) {
 	o.Precision, o.MemoryLimit = f.precision, limit
 	if _, n, ok := strings.Cut(f.device, ":"); ok {
 		i, err := strconv.Atoi(n)
-		if err != nil || i < 0 {
-			return nil, usagef("--device %s: write cuda or cuda:N", f.device)
+		if err != nil {
+			return nil, usagef("--device %s: %v", f.device, err)
 		}
 		o.Device = i
 	}

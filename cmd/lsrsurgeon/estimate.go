@@ -21,10 +21,11 @@ weights, activations and optimizer. Nothing is trained or written. A run that
 		Example: `  lsrsurgeon estimate adapter --task mrpc --data glue/MRPC --epochs 3
   lsrsurgeon estimate adapter --task lm --data corpus.txt --batch-tokens 4096 --base-dtype int8 --json`,
 		Args: exactArgs("ADAPTER"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			o.set = changed(cmd)
-			return runEstimate(cmd.Context(), a, args[0], o)
+			return o.check()
 		},
+		RunE: func(cmd *cobra.Command, args []string) error { return runEstimate(cmd.Context(), a, args[0], o) },
 	}
 	o.add(c)
 	return c

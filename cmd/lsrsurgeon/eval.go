@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,8 +42,9 @@ func newEval(a *app) *cobra.Command {
 		Short: "Compute the metrics of a task",
 		Example: `  lsrsurgeon eval run --task mrpc --data glue/MRPC
   lsrsurgeon eval MODEL --task lm --data held-out.txt --json`,
-		Args: exactArgs("ADAPTER or MODEL"),
-		RunE: func(cmd *cobra.Command, args []string) error { return runEval(cmd.Context(), a, args[0], o) },
+		Args:    exactArgs("ADAPTER or MODEL"),
+		PreRunE: func(*cobra.Command, []string) error { return o.check() },
+		RunE:    func(cmd *cobra.Command, args []string) error { return runEval(cmd.Context(), a, args[0], o) },
 	}
 	o.add(c)
 	enumFlag(c, &o.split, "split", "part of the data", "dev", "train", "test")
@@ -83,11 +85,11 @@ func runEval(ctx context.Context, a *app, path string, o *evalOptions) error {
 	return nil
 }
 
-// open checks the flags and opens what is evaluated, filling in what is known of it.
+// check refuses values that mean nothing.
+func (o *evalOptions) check() error { return errors.Join(o.dataFlags.check(), o.engineFlags.check()) }
+
+// open opens what is evaluated, filling in what is known of it.
 func (o *evalOptions) open(a *app, path string) (*session, error) {
-	if err := o.dataFlags.check(); err != nil {
-		return nil, err
-	}
 	s, err := openSession(a, path, o.base)
 	if err != nil {
 		return nil, err
@@ -145,8 +147,9 @@ probabilities, the value of a regression, or for a language model the mean loss
 of the example's tokens.`,
 		Example: `  echo '{"text": "A fine film."}' | lsrsurgeon predict run --data - --labels negative,positive
   lsrsurgeon predict run --task mrpc --data pairs.tsv`,
-		Args: exactArgs("ADAPTER or MODEL"),
-		RunE: func(cmd *cobra.Command, args []string) error { return runPredict(cmd.Context(), a, args[0], o) },
+		Args:    exactArgs("ADAPTER or MODEL"),
+		PreRunE: func(*cobra.Command, []string) error { return o.check() },
+		RunE:    func(cmd *cobra.Command, args []string) error { return runPredict(cmd.Context(), a, args[0], o) },
 	}
 	o.add(c)
 	return c

@@ -40,10 +40,12 @@ memory at a time, never a model.`,
   lsrsurgeon extract --base MODEL --tuned FINE_TUNED -o adapter --max-error 0.1
   lsrsurgeon extract --base MODEL --tuned FINE_TUNED -o adapter --method lora --budget 100k`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			o.set = changed(cmd)
-			return runExtract(cmd.Context(), a, o)
+			_, err := o.options(nil)
+			return err
 		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return runExtract(cmd.Context(), a, o) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.base, "base", "", "base model")

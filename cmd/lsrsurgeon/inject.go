@@ -40,10 +40,12 @@ changed; its method (lsr, lora or krona) and size are the ones asked for.`,
   lsrsurgeon inject MODEL -o adapter --method lsr --rank 4x4 --terms 8 --init from-lora lora-adapter
   lsrsurgeon inject MODEL.onnx -o adapter --into adaptable.onnx --as inputs`,
 		Args: exactArgs("MODEL"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			o.set = changed(cmd)
-			return runInject(a, args[0], o)
+			_, err := o.config(nil)
+			return err
 		},
+		RunE: func(_ *cobra.Command, args []string) error { return runInject(a, args[0], o) },
 	}
 	o.adapterFlags.add(c)
 	addInitFrom(c, &o.from)

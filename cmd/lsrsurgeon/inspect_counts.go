@@ -34,10 +34,12 @@ layers. Tied weights are counted once.`,
   lsrsurgeon inspect param-counts MODEL --method lsr --rank 2x2 --terms 16 --target query,value
   lsrsurgeon inspect param-counts ADAPTER --json`,
 		Args: exactArgs("MODEL or ADAPTER"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			o.set = changed(cmd)
-			return runCounts(a, args[0], o)
+			_, err := o.config(nil)
+			return err
 		},
+		RunE: func(_ *cobra.Command, args []string) error { return runCounts(a, args[0], o) },
 	}
 	o.add(c)
 	enumFlag(c, &o.by, "by", "grouping of the table", "layer", "module", "kind")

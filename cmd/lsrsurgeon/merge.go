@@ -69,10 +69,14 @@ leaves the old model, or is made good when the model is next opened by any comma
   lsrsurgeon merge run -o merged --rounding stochastic --seed 1 --reversible
   lsrsurgeon merge run -o merged --keep-residual rest --residual-rank 16`,
 		Args: minArgs(1, "ADAPTER"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, args []string) error {
 			o.set = changed(cmd)
-			return runMerge(cmd.Context(), a, args, o)
+			if _, err := parseWeights(o.weights, len(args)); err != nil {
+				return err
+			}
+			return o.check(len(args))
 		},
+		RunE: func(cmd *cobra.Command, args []string) error { return runMerge(cmd.Context(), a, args, o) },
 	}
 	f := c.Flags()
 	f.StringVarP(&o.out, "output", "o", "", "directory of the merged model, or a .safetensors file (.onnx for an ONNX model; its external data come to lie beside it)")
@@ -111,9 +115,6 @@ const mergeGC = 25
 func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) error {
 	defer debug.SetGCPercent(debug.SetGCPercent(mergeGC))
 	weights, err := parseWeights(o.weights, len(adapters))
-	if err == nil {
-		err = o.check(len(adapters))
-	}
 	if err != nil {
 		return err
 	}

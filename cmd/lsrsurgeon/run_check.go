@@ -58,6 +58,18 @@ func stepError(path string, s *recipe.Step, at recipe.Pos, err error) *recipe.Er
 	return &recipe.Error{Path: path, Pos: at, Reason: "step \"" + s.Name + "\": " + msg, Hint: hint, Err: recipe.ErrMalformed}
 }
 
+// placeOf is the place of the flag that a message begins with, else that of the command.
+func placeOf(s *recipe.Step, err error) recipe.Pos {
+	rest, ok := strings.CutPrefix(err.Error(), "--")
+	for _, f := range s.Flags {
+		after, found := strings.CutPrefix(rest, f.Name.Value)
+		if ok && found && (after == "" || after[0] == ' ' || after[0] == ':') {
+			return f.Name.Pos
+		}
+	}
+	return s.Command.Pos
+}
+
 func planStep(path string, s recipe.Step) (*plannedStep, error) {
 	a := newApp(strings.NewReader(""), discard{}, discard{})
 	c, err := stepCommand(newRoot(a), s.Command.Value)
@@ -95,9 +107,15 @@ func planStep(path string, s recipe.Step) (*plannedStep, error) {
 			p.needed = append(p.needed, t)
 		}
 	}
-	for _, check := range []func() error{func() error { return c.ValidateArgs(args) }, c.ValidateRequiredFlags, c.ValidateFlagGroups} {
+	values := func() error { // what the command itself says of its values before it reads anything
+		if c.PreRunE == nil {
+			return nil
+		}
+		return c.PreRunE(c, args)
+	}
+	for _, check := range []func() error{func() error { return c.ValidateArgs(args) }, c.ValidateRequiredFlags, c.ValidateFlagGroups, values} {
 		if err := check(); err != nil {
-			return nil, stepError(path, &s, s.Command.Pos, err)
+			return nil, stepError(path, &s, placeOf(&s, err), err)
 		}
 	}
 	if f := c.Flags().Lookup("in-place"); f != nil && f.Value.String() == "true" {

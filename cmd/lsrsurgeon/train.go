@@ -57,10 +57,11 @@ losses. There is no dropout in the layers below then, nor in the embeddings.`,
   lsrsurgeon train upper -o run --task mrpc --data glue/MRPC --cache-prefix --cache-limit 8GiB
   lsrsurgeon train adapter -o run --task mrpc --data glue/MRPC --dry-run`,
 		Args: exactArgs("ADAPTER"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			o.set = changed(cmd)
-			return runTrain(cmd.Context(), a, args[0], o)
+			return o.check()
 		},
+		RunE: func(cmd *cobra.Command, args []string) error { return runTrain(cmd.Context(), a, args[0], o) },
 	}
 	o.add(c)
 	f := c.Flags()
@@ -122,11 +123,8 @@ func runTrain(ctx context.Context, a *app, path string, o *trainOptions) error {
 	return nil
 }
 
-// openTraining checks the flags and opens the adapter that is to be trained.
+// openTraining opens the adapter that is to be trained.
 func openTraining(a *app, path string, o *trainOptions) (*session, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
 	s, err := openSession(a, path, o.base)
 	if err != nil {
 		return nil, err

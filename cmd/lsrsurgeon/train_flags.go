@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -70,7 +71,10 @@ func (o *trainOptions) check() error {
 			return usagef("--%s: want %s", f.name, f.want)
 		}
 	}
-	return o.dataFlags.check()
+	if _, err := o.prefix(); err != nil {
+		return err
+	}
+	return errors.Join(o.dataFlags.check(), o.engineFlags.check())
 }
 
 func (f *dataFlags) check() error {
@@ -79,6 +83,16 @@ func (f *dataFlags) check() error {
 	}
 	if f.maxLength < 0 || f.maxLength == 1 {
 		return usagef("--max-length %d: want at least 2", f.maxLength)
+	}
+	if f.task != "" {
+		if _, err := task.Lookup(f.task); err != nil {
+			return usagef("--task: %v", err)
+		}
+	}
+	if f.chat != "" {
+		if _, err := task.LookupChatTemplate(f.chat); err != nil {
+			return usagef("--chat-template: %v", err)
+		}
 	}
 	return nil
 }
