@@ -15,11 +15,18 @@ import (
 	"time"
 )
 
-// stopWhen starts the program in dir and sends it a signal some moment after a file has
-// appeared. It returns the program's exit code, -1 if the signal ended it, and what it
+// stopWhen starts the program in dir and sends it a signal when a file there has been
+// written. It returns the program's exit code, -1 if the signal ended it, and what it
 // printed on stdout.
-func stopWhen(t *testing.T, dir, file string, then time.Duration, sig os.Signal, args ...string) (int, []byte) {
+func stopWhen(t *testing.T, dir, file string, sig os.Signal, args ...string) (int, []byte) {
 	t.Helper()
+	written := func() (at time.Time) {
+		if st, err := os.Stat(filepath.Join(dir, file)); err == nil {
+			at = st.ModTime()
+		}
+		return at
+	}
+	before := written()
 	c := program(t, context.Background(), args...)
 	c.Dir = dir
 	var out, stderr bytes.Buffer
@@ -27,14 +34,13 @@ func stopWhen(t *testing.T, dir, file string, then time.Duration, sig os.Signal,
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for start := time.Now(); !exists(filepath.Join(dir, file)); time.Sleep(2 * time.Millisecond) {
+	for start := time.Now(); written().Equal(before); time.Sleep(2 * time.Millisecond) {
 		if time.Since(start) > time.Minute {
 			_ = c.Process.Kill()
 			_ = c.Wait() // it was killed
-			t.Fatalf("%s does not appear: %s", file, stderr.String())
+			t.Fatalf("%s is not written: %s", file, stderr.String())
 		}
 	}
-	time.Sleep(then)
 	_ = c.Process.Signal(sig) // it may have ended already
 	_ = c.Wait()              // the code says how
 	return c.ProcessState.ExitCode(), out.Bytes()
@@ -78,10 +84,10 @@ func TestStoppedRecipe(t *testing.T) {
 	dir := recipeDir(t, "r.yaml", killedRecipe)
 	mustRunIn(t, dir, "run", "r.yaml", "--quiet", "--set", "out=whole")
 	state := filepath.Join("out", "run", "train_state.safetensors")
-	if code, _ := stopWhen(t, dir, state, 3*time.Millisecond, syscall.SIGKILL, "run", "r.yaml", "--quiet"); code != -1 {
+	if code, _ := stopWhen(t, dir, state, syscall.SIGKILL, "run", "r.yaml", "--quiet"); code != -1 {
 		t.Fatalf("the run ended before it was killed: %d", code)
 	}
-	code, out := stopWhen(t, dir, state, 40*time.Millisecond, os.Interrupt, "run", "r.yaml", "--quiet", "--resume", "--json")
+	code, out := stopWhen(t, dir, state, os.Interrupt, "run", "r.yaml", "--quiet", "--resume", "--json")
 	var doc struct {
 		Code  int `json:"exit_code"`
 		Steps []struct {
@@ -115,19 +121,23 @@ grid:
 seeds: [3, 1]
 `
 
-// A study that was killed and resumed has the table of one that was left alone, also
+// A study that was killed, interrupted and resumed has the table of one that was left alone, also
 // without its journal: train's own records say what is done.
 func TestStoppedStudy(t *testing.T) {
 	dir := recipeDir(t, "s.yaml", killedStudy)
 	mustRunIn(t, dir, "study", "s.yaml", "--quiet", "--set", "out=whole")
 	second := filepath.Join("out", "rank-1x1", "seed-1")
-	if code, _ := stopWhen(t, dir, filepath.Join(second, "train_state.safetensors"), time.Millisecond, syscall.SIGKILL, "study", "s.yaml", "--quiet"); code != -1 {
+	if code, _ := stopWhen(t, dir, filepath.Join(second, "train_state.safetensors"), syscall.SIGKILL, "study", "s.yaml", "--quiet"); code != -1 {
 		t.Fatalf("the study ended before it was killed: %d", code)
 	}
 	first := filepath.Join(dir, "out", "rank-1x1", "seed-3", "run.json")
 	before := readAll(t, first)
 	if exists(filepath.Join(dir, "out", "report.md")) || exists(filepath.Join(dir, second, "run.json")) {
 		t.Fatal("there is a report, or the second run is done")
+	}
+	third := filepath.Join("out", "rank-2x2", "seed-3", "train_state.safetensors")
+	if code, _ := stopWhen(t, dir, third, os.Interrupt, "study", "s.yaml", "--quiet", "--keep-going"); code != exitInterrupted || exists(filepath.Join(dir, "out", "report.md")) {
+		t.Fatalf("interrupted: exit code %d", code)
 	}
 	mustRunIn(t, dir, "study", "s.yaml", "--quiet")
 	if !bytes.Equal(readAll(t, first), before) {
