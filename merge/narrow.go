@@ -111,40 +111,46 @@ func (n *narrow32) block(dst []float32, panel *kernel.PackedB, r0, r1, cols int)
 	panel.Mul(nil, r1-r0, n.a[r0*n.rank:], n.rank, dst, cols, nil)
 }
 
+// widens tells whether float32 holds every number of a format.
+func widens(t tensor.DType) bool { return t == tensor.F32 || t == tensor.BF16 || t == tensor.F16 }
+
 // halves tells whether the rounder takes updates in float32.
 func (r *rounder) halves() bool {
-	return r.mode == Nearest && r.from == r.to && (r.to == tensor.BF16 || r.to == tensor.F16)
+	return r.mode == Nearest && (r.to == tensor.BF16 || r.to == tensor.F16) && widens(r.from)
 }
 
 // rowOfHalves is row for 16-bit formats. d has the update within bound, and none of its
 // elements exceeds size; exact has it in float64, or is nil.
 func (r *rounder) rowOfHalves(dst, src []byte, d []float32, bound, size float64, exact []float64, i, c0 int) error {
-	add := kernel.AddRoundBF16
-	if r.to == tensor.F16 {
-		add = kernel.AddRoundF16
-	}
 	_, e := math.Frexp(size)
 	var s kernel.RoundSums
 	doubt := grow(&r.doubt, (len(d)+7)/8)
-	add(dst, src, d, up32(bound), float32(math.Ldexp(1, -min(max(e, -126), 126))), doubt, &s)
+	kernel.AddRound16(r.to, r.from, dst, src, d, up32(bound), float32(math.Ldexp(1, -min(max(e, -126), 126))), doubt, &s)
 	r.sums.addKernel(&s)
 	for k := range inDoubt(doubt) {
-		c := binary.LittleEndian.Uint16(src[2*k:])
-		w := tensor.BF16ToF32(c)
-		if r.to == tensor.F16 {
-			w = tensor.F16ToF32(c)
-		}
+		w := r.element(src, k)
 		x := 0.0
 		if exact != nil {
 			x = exact[k]
 		} else {
 			x = r.t.at(i, c0+k)
 		}
-		if err := r.one(dst, src, float64(w), x, i, c0, k); err != nil {
+		if err := r.one(dst, src, w, x, i, c0, k); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// element is element k of src, of a format that float32 holds.
+func (r *rounder) element(src []byte, k int) float64 {
+	switch r.from {
+	case tensor.BF16:
+		return float64(tensor.BF16ToF32(binary.LittleEndian.Uint16(src[2*k:])))
+	case tensor.F16:
+		return float64(tensor.F16ToF32(binary.LittleEndian.Uint16(src[2*k:])))
+	}
+	return float64(math.Float32frombits(binary.LittleEndian.Uint32(src[4*k:])))
 }
 
 // inDoubt are the numbers of the bits that are set, eight bytes at a time as most have none.
@@ -199,8 +205,7 @@ func (r *rounder) nearestF32(dst, src []byte, d []float64, i, c0 int) error {
 	kernel.AddRoundF32(dst, from, d, r.t.errBound*(1+0x1p-40)+tiniest32, 1, doubt, &s)
 	r.sums.addKernel(&s)
 	for k := range inDoubt(doubt) {
-		w := float64(math.Float32frombits(binary.LittleEndian.Uint32(from[4*k:])))
-		if err := r.one(dst, src, w, d[k], i, c0, k); err != nil {
+		if err := r.one(dst, src, r.element(src, k), d[k], i, c0, k); err != nil {
 			return err
 		}
 	}

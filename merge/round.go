@@ -115,7 +115,7 @@ func (r *rounder) row(dst, src []byte, d, carry []float64, i, c0 int) error {
 	switch {
 	case r.halves():
 		return r.narrowed(dst, src, d, i, c0)
-	case r.mode == Nearest && r.to == tensor.F32 && (r.from == tensor.F32 || r.from == tensor.BF16 || r.from == tensor.F16):
+	case r.mode == Nearest && r.to == tensor.F32 && widens(r.from):
 		return r.nearestF32(dst, src, d, i, c0)
 	}
 	w := grow(&r.w, len(d))

@@ -447,12 +447,12 @@ func (r *run) block(j *job, t *target, b *buffers, round *rounder, x rect, rowCa
 
 // directBlock computes one block by way of its update in float32.
 func (r *run) directBlock(j *job, t *target, b *buffers, round *rounder, x rect, panel *kernel.PackedB) error {
-	n := x.c1 - x.c0
+	n, from := x.c1-x.c0, round.from.Bits()/8
 	d := grow(&b.delta32, (x.r1-x.r0)*n)
 	t.narrow.block(d, panel, x.r0, x.r1, n)
 	for i := x.r0; i < x.r1; i++ {
 		row := d[(i-x.r0)*n:][:n]
-		if err := round.rowOfHalves(x.bytes(b.dst, j, i, 2), x.bytes(b.src, j, i, 2), row, t.narrow.bound[i], t.narrow.size[i], nil, i, x.c0); err != nil {
+		if err := round.rowOfHalves(x.bytes(b.dst, j, i, 2), x.bytes(b.src, j, i, from), row, t.narrow.bound[i], t.narrow.size[i], nil, i, x.c0); err != nil {
 			return err
 		}
 	}

@@ -4,53 +4,80 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"unsafe"
 
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
 //go:generate go -C _asm run ./roundsum -out ../roundsum_amd64.s -stubs ../roundsum_stub_amd64.go -pkg kernel
 
-// RoundSums sums up what AddRoundBF16 and its kin did to the elements that they decided.
+// RoundSums sums up what AddRound16 and AddRoundF32 did to the elements that they decided.
 type RoundSums struct {
-	Same, Zero     int64   // elements that kept their value; with d = 0
+	Same, Zero     int64   // elements that are what they would be without d; with d = 0
 	SqErr, SqDelta float64 // Σ ((dst - src) - d)², Σ d²
 	MaxErr         float64 // max |(dst - src) - d|
 }
 
-// AddRoundBF16 adds an update that is known up to an error to bfloat16 numbers:
+// AddRound16 adds an update that is known up to an error to numbers of format from, and
+// rounds to one of 16 bits:
 //
-//	dst[i] = bf16(src[i] + d[i] + δ)     nearest, |δ| < bound + 2^-23·|d[i]|
+//	dst[i] = to(src[i] + d[i] + δ)     nearest, |δ| < bound + 2^-23·|d[i]|
 //
 // where every such δ gives the same finite number. An element of which that is not known
 // is in doubt: bit i%8 of doubt[i/8] is set, dst[i] is undefined and s does not count it. All
 // bits of doubt up to the last element are written. Elements that are not finite, and sums that
 // may be zero or too large, are in doubt.
 //
-// dst and src are little-endian, two bytes an element. bound must be at least 2^-100. The
+// to is BF16 or F16, from one of these or F32; dst and src are little-endian. bound must be at least 2^-100. The
 // errors in s are float32, within 2^-22·|d[i]|, and their squares are summed in float32 within a call; scale is
 // a power of two by which d is multiplied first, so that they neither overflow nor vanish. The last
-// bits of s depend on the path. It panics when a slice is too short.
-func AddRoundBF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) {
-	addRound("AddRoundBF16", 2, dst, src, d, bound, scale, doubt, s, archAddRoundBF16, goAddRoundBF16)
+// bits of s depend on the path. It panics when a slice is too short, and for other formats.
+func AddRound16(to, from tensor.DType, dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) {
+	arch, plain := archAddRoundBF16, goAddRoundBF16
+	arch32, plain32 := archAddRoundBF16From32, goAddRoundBF16From32
+	if to == tensor.F16 {
+		arch, plain = archAddRoundF16, goAddRoundF16
+		arch32, plain32 = archAddRoundF16From32, goAddRoundF16From32
+	}
+	switch {
+	case to != tensor.BF16 && to != tensor.F16:
+		panic(fmt.Sprintf("kernel: AddRound16 to %v", to))
+	case from == to:
+		addRound("AddRound16", 2, 2, dst, src, d, bound, scale, doubt, s, arch, plain)
+	case from == tensor.F32:
+		addRound("AddRound16", 2, 4, dst, src, d, bound, scale, doubt, s, arch32, plain32)
+	case from == tensor.BF16 || from == tensor.F16:
+		const piece = 512 // a multiple of 8, for doubt
+		t := takeScratch[float32]()
+		defer t.release()
+		for i := 0; i < len(d); i += piece {
+			w := grow(&t.a, piece)[:min(piece, len(d)-i)]
+			if from == tensor.BF16 {
+				BF16ToF32(w, src[2*i:][:2*len(w)])
+			} else {
+				F16ToF32(w, src[2*i:][:2*len(w)])
+			}
+			bytes := unsafe.Slice((*byte)(unsafe.Pointer(&w[0])), 4*len(w))
+			addRound("AddRound16", 2, 4, dst[2*i:], bytes, d[i:][:len(w)], bound, scale, doubt[i/8:], s, arch32, plain32)
+		}
+	default:
+		panic(fmt.Sprintf("kernel: AddRound16 from %v", from))
+	}
 }
 
-// AddRoundF16 is AddRoundBF16 for float16.
-func AddRoundF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) {
-	addRound("AddRoundF16", 2, dst, src, d, bound, scale, doubt, s, archAddRoundF16, goAddRoundF16)
-}
-
-// AddRoundF32 is AddRoundBF16 for float32 numbers of four bytes and a float64 update:
+// AddRoundF32 is AddRound16 for float32 numbers, from and to, and a float64 update:
 // |δ| < bound + 2^-52·|d[i]|, and sums in float64.
 func AddRoundF32(dst, src []byte, d []float64, bound, scale float64, doubt []uint8, s *RoundSums) {
-	addRound("AddRoundF32", 4, dst, src, d, bound, scale, doubt, s, archAddRoundF32, goAddRoundF32)
+	addRound("AddRoundF32", 4, 4, dst, src, d, bound, scale, doubt, s, archAddRoundF32, goAddRoundF32)
 }
 
 // roundFunc does the first elements of d, and returns how many.
 type roundFunc[T float] func(dst, src []byte, d []T, bound, scale T, doubt []uint8, s *RoundSums) int
 
-func addRound[T float](what string, width int, dst, src []byte, d []T, bound, scale T, doubt []uint8, s *RoundSums, arch, plain roundFunc[T]) {
+// addRound does elements of so many bytes each, of dst and of src.
+func addRound[T float](what string, width, srcWidth int, dst, src []byte, d []T, bound, scale T, doubt []uint8, s *RoundSums, arch, plain roundFunc[T]) {
 	n := len(d)
-	if len(dst) < width*n || len(src) < width*n || len(doubt) < (n+7)/8 {
+	if len(dst) < width*n || len(src) < srcWidth*n || len(doubt) < (n+7)/8 {
 		panic(fmt.Sprintf("kernel: %s: %d and %d bytes, %d of doubt, for %d elements", what, len(dst), len(src), len(doubt), n))
 	}
 	if !(bound >= 0x1p-100) {
@@ -61,36 +88,61 @@ func addRound[T float](what string, width int, dst, src []byte, d []T, bound, sc
 		done = arch(dst, src, d, bound, scale, doubt, s)
 	}
 	if done < n {
-		plain(dst[width*done:], src[width*done:], d[done:], bound, scale, doubt[done/8:], s)
+		plain(dst[width*done:], src[srcWidth*done:], d[done:], bound, scale, doubt[done/8:], s)
 	}
 }
 
+// format16 is a format of 16 bits; codes with all bits of inf are not finite.
+type format16 struct {
+	inf  uint16
+	from func(uint16) float32
+	to   func(float32) uint16
+}
+
+var (
+	formatBF16 = format16{0x7f80, tensor.BF16ToF32, tensor.F32ToBF16}
+	formatF16  = format16{0x7c00, tensor.F16ToF32, tensor.F32ToF16}
+)
+
 func goAddRoundBF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
-	return goAddRound16(dst, src, d, bound, scale, doubt, s, 0x7f80, tensor.BF16ToF32, func(x float32) uint16 {
-		return uint16((math.Float32bits(x) + 0x8000) >> 16) // ties are in doubt
-	})
+	return formatBF16.addRound(dst, src, false, d, bound, scale, doubt, s)
 }
 
 func goAddRoundF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
-	return goAddRound16(dst, src, d, bound, scale, doubt, s, 0x7c00, tensor.F16ToF32, tensor.F32ToF16)
+	return formatF16.addRound(dst, src, false, d, bound, scale, doubt, s)
 }
 
-// goAddRound16 widens by from and rounds by to; codes with all bits of inf are not finite.
-func goAddRound16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums, inf uint16, from func(uint16) float32, to func(float32) uint16) int {
+func goAddRoundBF16From32(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
+	return formatBF16.addRound(dst, src, true, d, bound, scale, doubt, s)
+}
+
+func goAddRoundF16From32(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
+	return formatF16.addRound(dst, src, true, d, bound, scale, doubt, s)
+}
+
+// addRound reads src in the format itself, or in float32.
+func (f *format16) addRound(dst, src []byte, wide bool, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
 	clear(doubt[:(len(d)+7)/8])
 	var sums goSums
 	for i, x := range d {
-		w := from(binary.LittleEndian.Uint16(src[2*i:]))
+		var w, base float32
+		if wide {
+			w = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+			base = f.from(f.to(w))
+		} else {
+			w = f.from(binary.LittleEndian.Uint16(src[2*i:]))
+			base = w
+		}
 		sum := w + x
 		e := (abs32(sum)+abs32(x))*0x1p-22 + bound
-		code := to(sum - e)
-		if code != to(sum+e) || code&inf == inf {
+		code := f.to(sum - e)
+		if code != f.to(sum+e) || code&f.inf == f.inf {
 			doubt[i/8] |= 1 << (i % 8)
 			continue
 		}
 		binary.LittleEndian.PutUint16(dst[2*i:], code)
-		v := from(code)
-		sums.count(v == w, x == 0, float64((v-w)*scale-x*scale), float64(x*scale))
+		v := f.from(code)
+		sums.count(v == base, x == 0, float64((v-w)*scale-x*scale), float64(x*scale))
 	}
 	sums.addTo(s, float64(scale))
 	return len(d)

@@ -4,7 +4,7 @@ package kernel
 
 import "math"
 
-// The two functions are not one that takes a kernel: called through a variable, the compiler would
+// These functions are not one that takes a kernel: called through a variable, the compiler would
 // put the sums of every row on the heap.
 
 func archAddRoundBF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
@@ -22,6 +22,24 @@ func archAddRoundF16(dst, src []byte, d []float32, bound, scale float32, doubt [
 	}
 	var a [40]float32
 	addRoundF16AVX2(&dst[0], &src[0], &d[0], len(d), bound, scale, &doubt[0], &a)
+	return groups32(&a, len(d), scale, s)
+}
+
+func archAddRoundBF16From32(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
+	if len(d) < 8 {
+		return 0
+	}
+	var a [40]float32
+	addRoundBF16From32AVX2(&dst[0], &src[0], &d[0], len(d), bound, scale, &doubt[0], &a)
+	return groups32(&a, len(d), scale, s)
+}
+
+func archAddRoundF16From32(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
+	if len(d) < 8 {
+		return 0
+	}
+	var a [40]float32
+	addRoundF16From32AVX2(&dst[0], &src[0], &d[0], len(d), bound, scale, &doubt[0], &a)
 	return groups32(&a, len(d), scale, s)
 }
 

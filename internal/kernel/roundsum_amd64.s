@@ -34,6 +34,26 @@ DATA roundsum_half<>+24(SB)/4, $0x00008000
 DATA roundsum_half<>+28(SB)/4, $0x00008000
 GLOBL roundsum_half<>(SB), RODATA|NOPTR, $32
 
+DATA roundsum_belowhalf<>+0(SB)/4, $0x00007fff
+DATA roundsum_belowhalf<>+4(SB)/4, $0x00007fff
+DATA roundsum_belowhalf<>+8(SB)/4, $0x00007fff
+DATA roundsum_belowhalf<>+12(SB)/4, $0x00007fff
+DATA roundsum_belowhalf<>+16(SB)/4, $0x00007fff
+DATA roundsum_belowhalf<>+20(SB)/4, $0x00007fff
+DATA roundsum_belowhalf<>+24(SB)/4, $0x00007fff
+DATA roundsum_belowhalf<>+28(SB)/4, $0x00007fff
+GLOBL roundsum_belowhalf<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_one32<>+0(SB)/4, $0x00000001
+DATA roundsum_one32<>+4(SB)/4, $0x00000001
+DATA roundsum_one32<>+8(SB)/4, $0x00000001
+DATA roundsum_one32<>+12(SB)/4, $0x00000001
+DATA roundsum_one32<>+16(SB)/4, $0x00000001
+DATA roundsum_one32<>+20(SB)/4, $0x00000001
+DATA roundsum_one32<>+24(SB)/4, $0x00000001
+DATA roundsum_one32<>+28(SB)/4, $0x00000001
+GLOBL roundsum_one32<>(SB), RODATA|NOPTR, $32
+
 DATA roundsum_high<>+0(SB)/4, $0xffff0000
 DATA roundsum_high<>+4(SB)/4, $0xffff0000
 DATA roundsum_high<>+8(SB)/4, $0xffff0000
@@ -154,10 +174,10 @@ loop:
 	VPACKUSDW    X14, X13, X13
 	VMOVDQU      X8, (CX)(AX*2)
 	VMOVDQU      X13, 16(CX)(AX*2)
-	VMOVUPS      32(SP), Y8
-	VMOVUPS      32(SP), Y13
 	VCMPPS       $0x00, Y6, Y5, Y9
 	VCMPPS       $0x00, Y11, Y10, Y14
+	VMOVUPS      32(SP), Y8
+	VMOVUPS      32(SP), Y13
 	VMULPS       (BX)(AX*4), Y8, Y8
 	VMULPS       32(BX)(AX*4), Y13, Y13
 	VSUBPS       Y5, Y6, Y6
@@ -223,8 +243,8 @@ single:
 	VEXTRACTI128 $0x01, Y8, X9
 	VPACKUSDW    X9, X8, X8
 	VMOVDQU      X8, (CX)(AX*2)
-	VMOVUPS      32(SP), Y8
 	VCMPPS       $0x00, Y6, Y5, Y9
+	VMOVUPS      32(SP), Y8
 	VMULPS       (BX)(AX*4), Y8, Y8
 	VSUBPS       Y5, Y6, Y6
 	VANDPS       Y7, Y9, Y9
@@ -321,10 +341,10 @@ loop:
 	MOVQ        AX, R9
 	SHRQ        $0x03, R9
 	MOVB        R8, 1(SI)(R9*1)
-	VMOVUPS     32(SP), Y8
-	VMOVUPS     32(SP), Y13
 	VCMPPS      $0x00, Y6, Y5, Y9
 	VCMPPS      $0x00, Y11, Y10, Y14
+	VMOVUPS     32(SP), Y8
+	VMOVUPS     32(SP), Y13
 	VMULPS      (BX)(AX*4), Y8, Y8
 	VMULPS      32(BX)(AX*4), Y13, Y13
 	VSUBPS      Y5, Y6, Y6
@@ -386,8 +406,370 @@ single:
 	MOVQ        AX, DX
 	SHRQ        $0x03, DX
 	MOVB        CL, (SI)(DX*1)
-	VMOVUPS     32(SP), Y8
 	VCMPPS      $0x00, Y6, Y5, Y9
+	VMOVUPS     32(SP), Y8
+	VMULPS      (BX)(AX*4), Y8, Y8
+	VSUBPS      Y5, Y6, Y6
+	VANDPS      Y7, Y9, Y9
+	VPSUBD      Y9, Y0, Y0
+	VFMSUB132PS 32(SP), Y8, Y6
+	VXORPS      Y9, Y9, Y9
+	VANDPS      Y7, Y8, Y8
+	VCMPPS      $0x00, (BX)(AX*4), Y9, Y9
+	VANDPS      Y7, Y6, Y6
+	VFMADD231PS Y8, Y8, Y3
+	VANDPS      Y7, Y9, Y9
+	VFMADD231PS Y6, Y6, Y2
+	VANDPS      roundsum_abs32<>+0(SB), Y6, Y6
+	VPSUBD      Y9, Y1, Y1
+	VMAXPS      Y6, Y4, Y4
+
+end:
+	MOVQ    sums+48(FP), AX
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VZEROUPPER
+	RET
+
+// func addRoundBF16From32AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addRoundBF16From32AVX2(SB), NOSPLIT, $64-56
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+40(FP), SI
+	MOVQ         n+24(FP), DI
+	VBROADCASTSS bound+32(FP), Y0
+	VMOVUPS      Y0, (SP)
+	VBROADCASTSS scale+36(FP), Y0
+	VMOVUPS      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         AX, AX
+	SUBQ         $0x10, DI
+	JLT          single
+
+loop:
+	VMOVUPS      (DX)(AX*4), Y5
+	VMOVUPS      32(DX)(AX*4), Y10
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VADDPS       32(BX)(AX*4), Y10, Y11
+	VMOVUPS      (BX)(AX*4), Y8
+	VMOVUPS      32(BX)(AX*4), Y13
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y12
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y13, Y13
+	VADDPS       Y7, Y8, Y8
+	VADDPS       Y12, Y13, Y13
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VMULPS       roundsum_small32<>+0(SB), Y13, Y13
+	VADDPS       (SP), Y8, Y8
+	VADDPS       (SP), Y13, Y13
+	VADDPS       Y8, Y6, Y7
+	VADDPS       Y13, Y11, Y12
+	VSUBPS       Y8, Y6, Y6
+	VSUBPS       Y13, Y11, Y11
+	VCMPPS       $0x07, Y6, Y7, Y9
+	VCMPPS       $0x07, Y11, Y12, Y14
+	VPADDD       roundsum_half<>+0(SB), Y6, Y6
+	VPADDD       roundsum_half<>+0(SB), Y11, Y11
+	VPADDD       roundsum_half<>+0(SB), Y7, Y7
+	VPADDD       roundsum_half<>+0(SB), Y12, Y12
+	VPAND        roundsum_high<>+0(SB), Y6, Y6
+	VPAND        roundsum_high<>+0(SB), Y11, Y11
+	VPAND        roundsum_high<>+0(SB), Y7, Y7
+	VPAND        roundsum_high<>+0(SB), Y12, Y12
+	VPAND        roundsum_inf32<>+0(SB), Y6, Y8
+	VPAND        roundsum_inf32<>+0(SB), Y11, Y13
+	VPCMPEQD     Y6, Y7, Y7
+	VPCMPEQD     Y11, Y12, Y12
+	VPCMPEQD     roundsum_inf32<>+0(SB), Y8, Y8
+	VPCMPEQD     roundsum_inf32<>+0(SB), Y13, Y13
+	VPAND        Y9, Y7, Y7
+	VPAND        Y14, Y12, Y12
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y12, Y13, Y12
+	VPSRLD       $0x10, Y6, Y8
+	VPSRLD       $0x10, Y11, Y13
+	VMOVMSKPS    Y7, R8
+	XORL         $0xff, R8
+	MOVQ         AX, R9
+	SHRQ         $0x03, R9
+	MOVB         R8, (SI)(R9*1)
+	VMOVMSKPS    Y12, R8
+	XORL         $0xff, R8
+	MOVQ         AX, R9
+	SHRQ         $0x03, R9
+	MOVB         R8, 1(SI)(R9*1)
+	VEXTRACTI128 $0x01, Y8, X9
+	VEXTRACTI128 $0x01, Y13, X14
+	VPACKUSDW    X9, X8, X8
+	VPACKUSDW    X14, X13, X13
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVDQU      X13, 16(CX)(AX*2)
+	VPSRLD       $0x10, Y5, Y9
+	VPSRLD       $0x10, Y10, Y14
+	VPAND        roundsum_one32<>+0(SB), Y9, Y9
+	VPAND        roundsum_one32<>+0(SB), Y14, Y14
+	VPADDD       Y5, Y9, Y9
+	VPADDD       Y10, Y14, Y14
+	VPADDD       roundsum_belowhalf<>+0(SB), Y9, Y9
+	VPADDD       roundsum_belowhalf<>+0(SB), Y14, Y14
+	VPAND        roundsum_high<>+0(SB), Y9, Y9
+	VPAND        roundsum_high<>+0(SB), Y14, Y14
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VCMPPS       $0x00, Y11, Y14, Y14
+	VMOVUPS      32(SP), Y8
+	VMOVUPS      32(SP), Y13
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VMULPS       32(BX)(AX*4), Y13, Y13
+	VSUBPS       Y5, Y6, Y6
+	VSUBPS       Y10, Y11, Y11
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VPSUBD       Y9, Y0, Y0
+	VPSUBD       Y14, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VFMSUB132PS  32(SP), Y13, Y11
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y14, Y14, Y14
+	VANDPS       Y7, Y8, Y8
+	VANDPS       Y12, Y13, Y13
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VCMPPS       $0x00, 32(BX)(AX*4), Y14, Y14
+	VANDPS       Y7, Y6, Y6
+	VANDPS       Y12, Y11, Y11
+	VFMADD231PS  Y8, Y8, Y3
+	VFMADD231PS  Y13, Y13, Y3
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VFMADD231PS  Y6, Y6, Y2
+	VFMADD231PS  Y11, Y11, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y11
+	VPSUBD       Y9, Y1, Y1
+	VPSUBD       Y14, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+	VMAXPS       Y11, Y4, Y4
+	ADDQ         $0x10, AX
+	SUBQ         $0x10, DI
+	JGE          loop
+
+single:
+	ADDQ         $0x08, DI
+	JLT          end
+	VMOVUPS      (DX)(AX*4), Y5
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VMOVUPS      (BX)(AX*4), Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y8, Y8
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VADDPS       (SP), Y8, Y8
+	VADDPS       Y8, Y6, Y7
+	VSUBPS       Y8, Y6, Y6
+	VCMPPS       $0x07, Y6, Y7, Y9
+	VPADDD       roundsum_half<>+0(SB), Y6, Y6
+	VPADDD       roundsum_half<>+0(SB), Y7, Y7
+	VPAND        roundsum_high<>+0(SB), Y6, Y6
+	VPAND        roundsum_high<>+0(SB), Y7, Y7
+	VPAND        roundsum_inf32<>+0(SB), Y6, Y8
+	VPCMPEQD     Y6, Y7, Y7
+	VPCMPEQD     roundsum_inf32<>+0(SB), Y8, Y8
+	VPAND        Y9, Y7, Y7
+	VPANDN       Y7, Y8, Y7
+	VPSRLD       $0x10, Y6, Y8
+	VMOVMSKPS    Y7, DX
+	XORL         $0xff, DX
+	MOVQ         AX, DI
+	SHRQ         $0x03, DI
+	MOVB         DL, (SI)(DI*1)
+	VEXTRACTI128 $0x01, Y8, X9
+	VPACKUSDW    X9, X8, X8
+	VMOVDQU      X8, (CX)(AX*2)
+	VPSRLD       $0x10, Y5, Y9
+	VPAND        roundsum_one32<>+0(SB), Y9, Y9
+	VPADDD       Y5, Y9, Y9
+	VPADDD       roundsum_belowhalf<>+0(SB), Y9, Y9
+	VPAND        roundsum_high<>+0(SB), Y9, Y9
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VMOVUPS      32(SP), Y8
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VSUBPS       Y5, Y6, Y6
+	VANDPS       Y7, Y9, Y9
+	VPSUBD       Y9, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VXORPS       Y9, Y9, Y9
+	VANDPS       Y7, Y8, Y8
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VANDPS       Y7, Y6, Y6
+	VFMADD231PS  Y8, Y8, Y3
+	VANDPS       Y7, Y9, Y9
+	VFMADD231PS  Y6, Y6, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VPSUBD       Y9, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+
+end:
+	MOVQ    sums+48(FP), AX
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VZEROUPPER
+	RET
+
+// func addRoundF16From32AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·addRoundF16From32AVX2(SB), NOSPLIT, $64-56
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+40(FP), SI
+	MOVQ         n+24(FP), DI
+	VBROADCASTSS bound+32(FP), Y0
+	VMOVUPS      Y0, (SP)
+	VBROADCASTSS scale+36(FP), Y0
+	VMOVUPS      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         AX, AX
+	SUBQ         $0x10, DI
+	JLT          single
+
+loop:
+	VMOVUPS     (DX)(AX*4), Y5
+	VMOVUPS     32(DX)(AX*4), Y10
+	VADDPS      (BX)(AX*4), Y5, Y6
+	VADDPS      32(BX)(AX*4), Y10, Y11
+	VMOVUPS     (BX)(AX*4), Y8
+	VMOVUPS     32(BX)(AX*4), Y13
+	VANDPS      roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS      roundsum_abs32<>+0(SB), Y11, Y12
+	VANDPS      roundsum_abs32<>+0(SB), Y8, Y8
+	VANDPS      roundsum_abs32<>+0(SB), Y13, Y13
+	VADDPS      Y7, Y8, Y8
+	VADDPS      Y12, Y13, Y13
+	VMULPS      roundsum_small32<>+0(SB), Y8, Y8
+	VMULPS      roundsum_small32<>+0(SB), Y13, Y13
+	VADDPS      (SP), Y8, Y8
+	VADDPS      (SP), Y13, Y13
+	VADDPS      Y8, Y6, Y7
+	VADDPS      Y13, Y11, Y12
+	VSUBPS      Y8, Y6, Y6
+	VSUBPS      Y13, Y11, Y11
+	VCVTPS2PH   $0x00, Y6, X8
+	VCVTPS2PH   $0x00, Y11, X13
+	VCVTPS2PH   $0x00, Y7, X9
+	VCVTPS2PH   $0x00, Y12, X14
+	VMOVDQU     X8, (CX)(AX*2)
+	VMOVDQU     X13, 16(CX)(AX*2)
+	VCVTPH2PS   X8, Y6
+	VCVTPH2PS   X13, Y11
+	VPCMPEQW    X8, X9, X9
+	VPCMPEQW    X13, X14, X14
+	VPAND       roundsum_inf16<>+0(SB), X8, X8
+	VPAND       roundsum_inf16<>+0(SB), X13, X13
+	VPCMPEQW    roundsum_inf16<>+0(SB), X8, X8
+	VPCMPEQW    roundsum_inf16<>+0(SB), X13, X13
+	VPANDN      X9, X8, X9
+	VPANDN      X14, X13, X14
+	VPMOVSXWD   X9, Y7
+	VPMOVSXWD   X14, Y12
+	VMOVMSKPS   Y7, R8
+	XORL        $0xff, R8
+	MOVQ        AX, R9
+	SHRQ        $0x03, R9
+	MOVB        R8, (SI)(R9*1)
+	VMOVMSKPS   Y12, R8
+	XORL        $0xff, R8
+	MOVQ        AX, R9
+	SHRQ        $0x03, R9
+	MOVB        R8, 1(SI)(R9*1)
+	VCVTPS2PH   $0x00, Y5, X9
+	VCVTPS2PH   $0x00, Y10, X14
+	VCVTPH2PS   X9, Y9
+	VCVTPH2PS   X14, Y14
+	VCMPPS      $0x00, Y6, Y9, Y9
+	VCMPPS      $0x00, Y11, Y14, Y14
+	VMOVUPS     32(SP), Y8
+	VMOVUPS     32(SP), Y13
+	VMULPS      (BX)(AX*4), Y8, Y8
+	VMULPS      32(BX)(AX*4), Y13, Y13
+	VSUBPS      Y5, Y6, Y6
+	VSUBPS      Y10, Y11, Y11
+	VANDPS      Y7, Y9, Y9
+	VANDPS      Y12, Y14, Y14
+	VPSUBD      Y9, Y0, Y0
+	VPSUBD      Y14, Y0, Y0
+	VFMSUB132PS 32(SP), Y8, Y6
+	VFMSUB132PS 32(SP), Y13, Y11
+	VXORPS      Y9, Y9, Y9
+	VXORPS      Y14, Y14, Y14
+	VANDPS      Y7, Y8, Y8
+	VANDPS      Y12, Y13, Y13
+	VCMPPS      $0x00, (BX)(AX*4), Y9, Y9
+	VCMPPS      $0x00, 32(BX)(AX*4), Y14, Y14
+	VANDPS      Y7, Y6, Y6
+	VANDPS      Y12, Y11, Y11
+	VFMADD231PS Y8, Y8, Y3
+	VFMADD231PS Y13, Y13, Y3
+	VANDPS      Y7, Y9, Y9
+	VANDPS      Y12, Y14, Y14
+	VFMADD231PS Y6, Y6, Y2
+	VFMADD231PS Y11, Y11, Y2
+	VANDPS      roundsum_abs32<>+0(SB), Y6, Y6
+	VANDPS      roundsum_abs32<>+0(SB), Y11, Y11
+	VPSUBD      Y9, Y1, Y1
+	VPSUBD      Y14, Y1, Y1
+	VMAXPS      Y6, Y4, Y4
+	VMAXPS      Y11, Y4, Y4
+	ADDQ        $0x10, AX
+	SUBQ        $0x10, DI
+	JGE         loop
+
+single:
+	ADDQ        $0x08, DI
+	JLT         end
+	VMOVUPS     (DX)(AX*4), Y5
+	VADDPS      (BX)(AX*4), Y5, Y6
+	VMOVUPS     (BX)(AX*4), Y8
+	VANDPS      roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS      roundsum_abs32<>+0(SB), Y8, Y8
+	VADDPS      Y7, Y8, Y8
+	VMULPS      roundsum_small32<>+0(SB), Y8, Y8
+	VADDPS      (SP), Y8, Y8
+	VADDPS      Y8, Y6, Y7
+	VSUBPS      Y8, Y6, Y6
+	VCVTPS2PH   $0x00, Y6, X8
+	VCVTPS2PH   $0x00, Y7, X9
+	VMOVDQU     X8, (CX)(AX*2)
+	VCVTPH2PS   X8, Y6
+	VPCMPEQW    X8, X9, X9
+	VPAND       roundsum_inf16<>+0(SB), X8, X8
+	VPCMPEQW    roundsum_inf16<>+0(SB), X8, X8
+	VPANDN      X9, X8, X9
+	VPMOVSXWD   X9, Y7
+	VMOVMSKPS   Y7, CX
+	XORL        $0xff, CX
+	MOVQ        AX, DX
+	SHRQ        $0x03, DX
+	MOVB        CL, (SI)(DX*1)
+	VCVTPS2PH   $0x00, Y5, X9
+	VCVTPH2PS   X9, Y9
+	VCMPPS      $0x00, Y6, Y9, Y9
+	VMOVUPS     32(SP), Y8
 	VMULPS      (BX)(AX*4), Y8, Y8
 	VSUBPS      Y5, Y6, Y6
 	VANDPS      Y7, Y9, Y9

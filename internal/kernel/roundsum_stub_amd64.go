@@ -17,6 +17,16 @@ func addRoundBF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, sc
 //go:noescape
 func addRoundF16AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
 
+// addRoundBF16From32AVX2 is addRoundBF16AVX2 for a base in float32.
+//
+//go:noescape
+func addRoundBF16From32AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+
+// addRoundF16From32AVX2 is addRoundF16AVX2 for a base in float32.
+//
+//go:noescape
+func addRoundF16From32AVX2(dst *byte, src *byte, d *float32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+
 // addRoundF32AVX2 is addRoundBF16AVX2 for float32 elements and float64 updates, with four lanes
 // in sums. The reference is goAddRoundF32.
 //

@@ -29,8 +29,9 @@ func quads(name string, v uint64) Mem {
 }
 
 const (
-	equal = 0 // predicate of VCMPPS and VCMPPD
-	all   = 0xff
+	equal   = 0 // predicates of VCMPPS and VCMPPD
+	ordered = 7 // neither is NaN
+	all     = 0xff
 )
 
 // args are what the three functions share: arguments and sums.
@@ -137,11 +138,10 @@ func (c *chain) interval32(l *args) steps {
 	}
 }
 
-// count32 adds the group to the sums.
+// count32 adds the group to the sums; temp is set where the element kept its value.
 func (c *chain) count32(l *args) steps {
 	return steps{
 		func() { VMOVUPS(l.scale, c.e) },
-		func() { VCMPPS(Imm(equal), c.a, c.w, c.temp) },
 		func() { VMULPS(c.x, c.e, c.e) },
 		func() { VSUBPS(c.w, c.a, c.a) },
 		func() { VANDPS(c.b, c.temp, c.temp) },
@@ -188,15 +188,67 @@ func bf16(l *args, group int) steps {
 		func() { VEXTRACTI128(Imm(1), c.e, c.temp.AsX()) },
 		func() { VPACKUSDW(c.temp.AsX(), c.e.AsX(), c.e.AsX()) },
 		func() { VMOVDQU(c.e.AsX(), l.at(l.dst, 2, group, 0)) },
+		func() { VCMPPS(Imm(equal), c.a, c.w, c.temp) },
+	}, c.count32(l))
+}
+
+// bf16From32 is bf16 of a base in float32. A NaN of it may have a mantissa that
+// overflows when it is rounded, so the ends are asked whether they are numbers first.
+func bf16From32(l *args, group int) steps {
+	c := newChain(l.at(l.d, 4, group, 0))
+	return slices.Concat(steps{
+		func() { VMOVUPS(l.at(l.src, 4, group, 0), c.w) },
+	}, c.interval32(l), steps{
+		func() { VCMPPS(Imm(ordered), c.a, c.b, c.temp) },
+		func() { VPADDD(half, c.a, c.a) },
+		func() { VPADDD(half, c.b, c.b) },
+		func() { VPAND(high, c.a, c.a) },
+		func() { VPAND(high, c.b, c.b) },
+		func() { VPAND(inf32, c.a, c.e) },
+		func() { VPCMPEQD(c.a, c.b, c.b) },
+		func() { VPCMPEQD(inf32, c.e, c.e) },
+		func() { VPAND(c.temp, c.b, c.b) },
+		func() { VPANDN(c.b, c.e, c.b) },
+		func() { VPSRLD(Imm(16), c.a, c.e) },
+		c.doubt32(l, group),
+		func() { VEXTRACTI128(Imm(1), c.e, c.temp.AsX()) },
+		func() { VPACKUSDW(c.temp.AsX(), c.e.AsX(), c.e.AsX()) },
+		func() { VMOVDQU(c.e.AsX(), l.at(l.dst, 2, group, 0)) },
+		// To nearest, ties to even.
+		func() { VPSRLD(Imm(16), c.w, c.temp) },
+		func() { VPAND(one32, c.temp, c.temp) },
+		func() { VPADDD(c.w, c.temp, c.temp) },
+		func() { VPADDD(belowHalf, c.temp, c.temp) },
+		func() { VPAND(high, c.temp, c.temp) },
+		func() { VCMPPS(Imm(equal), c.a, c.temp, c.temp) },
 	}, c.count32(l))
 }
 
 func f16(l *args, group int) steps {
 	c := newChain(l.at(l.d, 4, group, 0))
-	lo, hi := c.e.AsX(), c.temp.AsX()
 	return slices.Concat(steps{
 		func() { VCVTPH2PS(l.at(l.src, 2, group, 0), c.w) },
-	}, c.interval32(l), steps{
+	}, c.interval32(l), c.toF16(l, group), steps{
+		func() { VCMPPS(Imm(equal), c.a, c.w, c.temp) },
+	}, c.count32(l))
+}
+
+// f16From32 is f16 of a base in float32.
+func f16From32(l *args, group int) steps {
+	c := newChain(l.at(l.d, 4, group, 0))
+	return slices.Concat(steps{
+		func() { VMOVUPS(l.at(l.src, 4, group, 0), c.w) },
+	}, c.interval32(l), c.toF16(l, group), steps{
+		func() { VCVTPS2PH(Imm(0), c.w, c.temp.AsX()) },
+		func() { VCVTPH2PS(c.temp.AsX(), c.temp) },
+		func() { VCMPPS(Imm(equal), c.a, c.temp, c.temp) },
+	}, c.count32(l))
+}
+
+// toF16 rounds the ends to float16, stores one and leaves it in a.
+func (c *chain) toF16(l *args, group int) steps {
+	lo, hi := c.e.AsX(), c.temp.AsX()
+	return steps{
 		func() { VCVTPS2PH(Imm(0), c.a, lo) },
 		func() { VCVTPS2PH(Imm(0), c.b, hi) },
 		func() { VMOVDQU(lo, l.at(l.dst, 2, group, 0)) },
@@ -207,7 +259,7 @@ func f16(l *args, group int) steps {
 		func() { VPANDN(hi, lo, hi) },
 		func() { VPMOVSXWD(hi, c.b) },
 		c.doubt32(l, group),
-	}, c.count32(l))
+	}
 }
 
 // f32 has two chains in a group, one after the other.
@@ -270,13 +322,15 @@ func f32Half(l *args, group, h int, both reg.GPVirtual) steps {
 	}
 }
 
-var abs32, small32, half, high, inf32, inf16, abs64, small64 Mem
+var abs32, small32, half, belowHalf, one32, high, inf32, inf16, abs64, small64 Mem
 
 func main() {
 	ConstraintExpr("amd64,!purego")
 	abs32 = words("abs32", 0x7fffffff)
 	small32 = words("small32", 0x34800000) // 2^-22
 	half = words("half", 0x8000)
+	belowHalf = words("belowhalf", 0x7fff)
+	one32 = words("one32", 1)
 	high = words("high", 0xffff0000)
 	inf32 = words("inf32", 0x7f800000)
 	inf16 = words("inf16", 0x7c007c00)
@@ -290,6 +344,10 @@ func main() {
 		"goAddRoundBF16."}, VBROADCASTSS, VMOVUPS, bf16)
 	gen("addRoundF16AVX2", "40", "float32", []string{
 		"addRoundF16AVX2 is addRoundBF16AVX2 for float16; it needs F16C. The reference is goAddRoundF16."}, VBROADCASTSS, VMOVUPS, f16)
+	gen("addRoundBF16From32AVX2", "40", "float32", []string{
+		"addRoundBF16From32AVX2 is addRoundBF16AVX2 for a base in float32."}, VBROADCASTSS, VMOVUPS, bf16From32)
+	gen("addRoundF16From32AVX2", "40", "float32", []string{
+		"addRoundF16From32AVX2 is addRoundF16AVX2 for a base in float32."}, VBROADCASTSS, VMOVUPS, f16From32)
 	gen("addRoundF32AVX2", "20", "float64", []string{
 		"addRoundF32AVX2 is addRoundBF16AVX2 for float32 elements and float64 updates, with four lanes",
 		"in sums. The reference is goAddRoundF32."}, VBROADCASTSD, VMOVUPD, f32)
