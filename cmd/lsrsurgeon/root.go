@@ -144,6 +144,9 @@ func minArgs(n int, name string) cobra.PositionalArgs {
 
 // flagError turns pflag's messages into usage errors with near flag names.
 func flagError(cmd *cobra.Command, err error) error {
+	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+		return parent(cmd, args) // a mistyped command does not know its flags
+	}
 	u := &usageError{msg: err.Error(), hint: "see " + cmd.CommandPath() + " --help"}
 	_, name, ok := strings.Cut(err.Error(), "unknown flag: --")
 	if !ok {
