@@ -118,14 +118,9 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	if err != nil {
 		return err
 	}
-	base := o.base
-	if base == "" {
-		if !isAdapterDir(adapters[0]) {
-			return withHint(&usageError{msg: adapters[0] + " is not an adapter directory"}, "give directories that inject or train wrote, or PEFT adapters")
-		}
-		if base, err = baseOf(adapters[0], ""); err != nil {
-			return err
-		}
+	base, err := mergeBase(adapters, o)
+	if err != nil {
+		return err
 	}
 	ended, err := a.recoverMerge(base)
 	if err != nil {
@@ -172,16 +167,10 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 		}
 		return fmt.Errorf("%w: another merge into %s had been interrupted and is complete now", merge.ErrMismatch, base)
 	}
-	bar := a.progress("merge")
-	show := func(done, total int64) { bar.update(done, total, bytesText(total)) }
-	var rep *merge.Report
 	if o.inPlace {
 		o.out = base
-		rep, err = plan.RunInPlace(ctx, show)
-	} else {
-		rep, err = runPlan(ctx, a, ck, plan, o.out, show)
 	}
-	bar.done()
+	rep, err := executeMerge(ctx, a, ck, plan, o)
 	if err != nil {
 		return err
 	}
@@ -201,6 +190,28 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 		return fmt.Errorf("%w: outputs differ by %.3g, more than %.3g; the merged model is in %s", errCheck, proof.MaxDifference, proof.Tolerance, o.out)
 	}
 	return nil
+}
+
+// mergeBase is the model to merge into: the one given, or that of the first adapter.
+func mergeBase(adapters []string, o *mergeOptions) (string, error) {
+	if o.base != "" {
+		return o.base, nil
+	}
+	if !isAdapterDir(adapters[0]) {
+		return "", withHint(&usageError{msg: adapters[0] + " is not an adapter directory"}, "give directories that inject or train wrote, or PEFT adapters")
+	}
+	return baseOf(adapters[0], "")
+}
+
+// executeMerge carries out the plan, with progress.
+func executeMerge(ctx context.Context, a *app, ck *formats.Checkpoint, plan *merge.Plan, o *mergeOptions) (*merge.Report, error) {
+	bar := a.progress("merge")
+	defer bar.done()
+	show := func(done, total int64) { bar.update(done, total, bytesText(total)) }
+	if o.inPlace {
+		return plan.RunInPlace(ctx, show)
+	}
+	return runPlan(ctx, a, ck, plan, o.out, show)
 }
 
 // errCheck is a merge whose outputs are not those of base and adapter.

@@ -173,21 +173,7 @@ func bf16(l *args, group int) steps {
 	return slices.Concat(steps{
 		func() { VPMOVZXWD(l.at(l.src, 2, group, 0), c.w) },
 		func() { VPSLLD(Imm(16), c.w, c.w) },
-	}, c.interval32(l), steps{
-		// Decided: both ends round to the same number, and it is finite.
-		func() { VPADDD(half, c.a, c.a) },
-		func() { VPADDD(half, c.b, c.b) },
-		func() { VPAND(high, c.a, c.a) },
-		func() { VPAND(high, c.b, c.b) },
-		func() { VPAND(inf32, c.a, c.e) },
-		func() { VPCMPEQD(c.a, c.b, c.b) },
-		func() { VPCMPEQD(inf32, c.e, c.e) },
-		func() { VPANDN(c.b, c.e, c.b) },
-		func() { VPSRLD(Imm(16), c.a, c.e) },
-		c.doubt32(l, group),
-		func() { VEXTRACTI128(Imm(1), c.e, c.temp.AsX()) },
-		func() { VPACKUSDW(c.temp.AsX(), c.e.AsX(), c.e.AsX()) },
-		func() { VMOVDQU(c.e.AsX(), l.at(l.dst, 2, group, 0)) },
+	}, c.interval32(l), c.toBF16(l, group, false), steps{
 		func() { VCMPPS(Imm(equal), c.a, c.w, c.temp) },
 	}, c.count32(l))
 }
@@ -198,23 +184,8 @@ func bf16From32(l *args, group int) steps {
 	c := newChain(l.at(l.d, 4, group, 0))
 	return slices.Concat(steps{
 		func() { VMOVUPS(l.at(l.src, 4, group, 0), c.w) },
-	}, c.interval32(l), steps{
-		func() { VCMPPS(Imm(ordered), c.a, c.b, c.temp) },
-		func() { VPADDD(half, c.a, c.a) },
-		func() { VPADDD(half, c.b, c.b) },
-		func() { VPAND(high, c.a, c.a) },
-		func() { VPAND(high, c.b, c.b) },
-		func() { VPAND(inf32, c.a, c.e) },
-		func() { VPCMPEQD(c.a, c.b, c.b) },
-		func() { VPCMPEQD(inf32, c.e, c.e) },
-		func() { VPAND(c.temp, c.b, c.b) },
-		func() { VPANDN(c.b, c.e, c.b) },
-		func() { VPSRLD(Imm(16), c.a, c.e) },
-		c.doubt32(l, group),
-		func() { VEXTRACTI128(Imm(1), c.e, c.temp.AsX()) },
-		func() { VPACKUSDW(c.temp.AsX(), c.e.AsX(), c.e.AsX()) },
-		func() { VMOVDQU(c.e.AsX(), l.at(l.dst, 2, group, 0)) },
-		// To nearest, ties to even.
+	}, c.interval32(l), c.toBF16(l, group, true), steps{
+		// The base to nearest, ties to even.
 		func() { VPSRLD(Imm(16), c.w, c.temp) },
 		func() { VPAND(one32, c.temp, c.temp) },
 		func() { VPADDD(c.w, c.temp, c.temp) },
@@ -222,6 +193,33 @@ func bf16From32(l *args, group int) steps {
 		func() { VPAND(high, c.temp, c.temp) },
 		func() { VCMPPS(Imm(equal), c.a, c.temp, c.temp) },
 	}, c.count32(l))
+}
+
+// toBF16 rounds the ends to bfloat16, stores one and leaves it in a. Decided are lanes of
+// which both ends round to the same number, and it is finite; with numbers, ends that are
+// NaN are not.
+func (c *chain) toBF16(l *args, group int, numbers bool) steps {
+	var before, after steps
+	if numbers {
+		before = steps{func() { VCMPPS(Imm(ordered), c.a, c.b, c.temp) }}
+		after = steps{func() { VPAND(c.temp, c.b, c.b) }}
+	}
+	return slices.Concat(before, steps{
+		func() { VPADDD(half, c.a, c.a) },
+		func() { VPADDD(half, c.b, c.b) },
+		func() { VPAND(high, c.a, c.a) },
+		func() { VPAND(high, c.b, c.b) },
+		func() { VPAND(inf32, c.a, c.e) },
+		func() { VPCMPEQD(c.a, c.b, c.b) },
+		func() { VPCMPEQD(inf32, c.e, c.e) },
+	}, after, steps{
+		func() { VPANDN(c.b, c.e, c.b) },
+		func() { VPSRLD(Imm(16), c.a, c.e) },
+		c.doubt32(l, group),
+		func() { VEXTRACTI128(Imm(1), c.e, c.temp.AsX()) },
+		func() { VPACKUSDW(c.temp.AsX(), c.e.AsX(), c.e.AsX()) },
+		func() { VMOVDQU(c.e.AsX(), l.at(l.dst, 2, group, 0)) },
+	})
 }
 
 func f16(l *args, group int) steps {
