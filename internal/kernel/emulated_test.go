@@ -8,19 +8,21 @@ import (
 // The AVX-512 and AMX microkernels run on few machines. Their contract (layouts of A
 // and B, masks, rows past the end) is therefore also kept by these functions in
 // plain Go, so that all tests run the packing and the blocking around them
-// everywhere. They appear as three more paths of the test binary.
+// everywhere. They appear as more paths of the test binary.
 func init() {
 	tile := func(mr, nr, piece int, pairs bool) *tileKernel[float32] {
 		return &tileKernel[float32]{name: "emulated", mr: mr, nr: nr, piece: piece, pairs: pairs, packed: emulate(mr, nr, piece, pairs),
 			transpose: goTranspose[float32], addTo: goAddTo[float32]}
 	}
 	plain := goPath
+	single := goPath // singleVec is for arm64
+	single.name, single.vec = "emulated-single", &singleVec
 	plain.name, plain.f32, plain.slim = "emulated-avx512", tile(8, 48, 8, false), tile(24, 16, 8, false)
 	bf16 := plain
 	bf16.name, bf16.bf16 = "emulated-avx512-bf16", tile(14, 32, 8, true)
 	amx := plain
 	amx.name, amx.bf16 = "emulated-amx", tile(32, 32, 16, true)
-	present = append(present, &plain, &bf16, &amx)
+	present = append(present, &single, &plain, &bf16, &amx)
 }
 
 func emulate(mr, nr, piece int, pairs bool) func(pieces int, a, b, c *float32, ldc, m int, mask uint64, acc int) {

@@ -2,9 +2,9 @@
 
 package kernel
 
-// neonVec is goVec but for the simplest loops.
+// neonVec is singleVec but for the simplest loops.
 var neonVec = func() vecOps {
-	v := goVec
+	v := singleVec
 	v.add = func(dst, a, b []float32) {
 		n := len(dst) &^ 15
 		if n > 0 {
