@@ -8,9 +8,10 @@
 # (./internal/kernel) and the arguments of its test binary; NAME=VALUE words before it
 # are its environment. A word @NAME is a Go main package, built and run as /NAME. The
 # output goes to stdout; it ends with 1 if a line failed or the machine did not finish
-# within LIMIT seconds (3600). CPU=model names another of Bochs' processors.
+# within LIMIT seconds (3600). CPU=model names another of Bochs' processors; what is in the
+# directory FILES is in /files of the machine.
 set -eu
-[ $# -ge 2 ] || { sed -n '2,12p' "$0" | cut -c3- >&2; exit 64; }
+[ $# -ge 2 ] || { sed -n '2,13p' "$0" | cut -c3- >&2; exit 64; }
 dir=$(cd "$1" && pwd); shift
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
@@ -36,6 +37,14 @@ for line; do
 		out="$out $word"
 	done
 	echo "$out" >>"$work/root/lines"
+done
+if [ -n "${FILES:-}" ]; then cp -r "$FILES" "$work/root/files"; fi
+# Programs that can load the CUDA driver are linked dynamically.
+for file in "$work"/root/*; do
+	ldd "$file" 2>/dev/null | grep -o '/[^ ]*' || true
+done | sort -u | while read -r library; do
+	mkdir -p "$work/root$(dirname "$library")"
+	cp "$library" "$work/root$library"
 done
 mknod "$work/root/dev/console" c 5 1
 mknod "$work/root/dev/null" c 1 3

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -86,7 +86,9 @@ func runEval(ctx context.Context, a *app, path string, o *evalOptions) error {
 }
 
 // check refuses values that mean nothing.
-func (o *evalOptions) check() error { return errors.Join(o.dataFlags.check(), o.engineFlags.check()) }
+func (o *evalOptions) check() error {
+	return cmp.Or(o.dataFlags.check(), o.engineFlags.check())
+}
 
 // open opens what is evaluated, filling in what is known of it.
 func (o *evalOptions) open(a *app, path string) (*session, error) {

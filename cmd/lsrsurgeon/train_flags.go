@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"cmp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -74,7 +74,7 @@ func (o *trainOptions) check() error {
 	if _, err := o.prefix(); err != nil {
 		return err
 	}
-	return errors.Join(o.dataFlags.check(), o.engineFlags.check())
+	return cmp.Or(o.dataFlags.check(), o.engineFlags.check())
 }
 
 func (f *dataFlags) check() error {
