@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -200,6 +201,9 @@ func prepare(ctx context.Context, a *app, s *session, o *trainOptions, event fun
 	if err := o.evaluation(ctx, s, sp, &job); err != nil {
 		return nil, err
 	}
+	if o.pool == "auto" && !o.resume && sp.Outputs() > 0 && meanPooled(s.ck.Dir()) {
+		a.note("the model was trained on the mean of its tokens (1_Pooling/config.json), the head reads its pooler, as in transformers: --pool mean may train faster")
+	}
 	if o.cachePrefix {
 		if err := train.CachePrefix(&job, s.base, s.adapter, o.build(), prefix.Limit); errors.Is(err, train.ErrNoPrefix) {
 			return nil, &usageError{msg: "--cache-prefix: " + err.Error(), hint: "lsrsurgeon inject MODEL -o ADAPTER --layers 8-11"}
@@ -245,6 +249,16 @@ func (o *trainOptions) prefix() (train.PrefixOptions, error) {
 		}
 	}
 	return train.PrefixOptions{Dir: o.cacheDir, Limit: limit}, nil
+}
+
+// meanPooled tells whether a model of sentence-transformers takes the mean of its
+// tokens for what a sequence is.
+func meanPooled(dir string) bool {
+	b, err := os.ReadFile(filepath.Join(dir, "1_Pooling", "config.json"))
+	var c struct {
+		Mean bool `json:"pooling_mode_mean_tokens"`
+	}
+	return err == nil && json.Unmarshal(b, &c) == nil && c.Mean
 }
 
 // build are the choices about dropout and head.
