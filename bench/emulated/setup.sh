@@ -19,7 +19,7 @@ apt-get download "$package"
 dpkg-deb -x "$package"_*.deb kernel
 cp kernel/boot/vmlinuz-* vmlinuz
 [ -d source ] || git clone --no-checkout --filter=blob:none "$from" source
-git -C source checkout -q 858c99de120f6dded10d86effa06ab21a52e0ed2 -- bochs
+git -C source checkout -q 858c99de120f6dded10d86effa06ab21a52e0ed2 -- bochs ':(exclude)bochs/bios/OVMF'
 rm -rf bochs
 mv source/bochs bochs
 patch -p1 <"$here/xfd.patch"
