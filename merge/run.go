@@ -151,6 +151,9 @@ func (r *run) work() (err error) {
 	r.beginSums()
 	r.flusher = newFlusher()
 	defer func() { err = errors.Join(err, r.flusher.end()) }()
+	for _, i := range todo[:min(readAhead, len(todo))] {
+		r.willNeed(&r.jobs[i])
+	}
 	err = parallel(r.ctx, r.p.o.Workers, len(todo), func(k int, b *buffers) (int64, error) {
 		j := &r.jobs[todo[k]]
 		if ahead := k + readAhead; ahead < len(todo) {
@@ -172,8 +175,10 @@ func (r *run) work() (err error) {
 	return err
 }
 
-// readAhead is how many jobs before its turn a job's input is asked for.
-const readAhead = 8
+// readAhead is how many jobs before its turn a job's input is asked for: about 128 MB. While
+// the flusher empties the disk's cache, reads wait; with a tenth of this workers waited with
+// them, and a merge from a cold cache took a quarter longer.
+const readAhead = 64
 
 // willNeed has the input of a job read ahead, so that workers do not wait for the disk.
 func (r *run) willNeed(j *job) {
