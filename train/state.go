@@ -219,6 +219,7 @@ func readState(path string, size int) (*state, error) {
 	if hex.EncodeToString(sum.Sum(nil)) != h.Metadata.SHA256 {
 		return bad("checksum differs")
 	}
+	end := int64(0)
 	for _, t := range []struct {
 		name string
 		h    *stateTensor
@@ -227,14 +228,20 @@ func readState(path string, size int) (*state, error) {
 		if t.h == nil && t.name == "best" {
 			continue
 		}
-		if t.h == nil || t.h.Offsets[0] < 0 || t.h.Offsets[1] > int64(len(payload)) || t.h.Offsets[1]-t.h.Offsets[0] != 4*int64(size) {
-			return bad("tensor %s has not %d values", t.name, size)
+		// The checksum leaves these out too, but write leaves no choice in them.
+		start := end
+		end += 4 * int64(size)
+		if t.h == nil || *t.h != (stateTensor{DType: "F32", Shape: [1]int{size}, Offsets: [2]int64{start, end}}) || end > int64(len(payload)) {
+			return bad("tensor %s is not one of %d float32 values at byte %d", t.name, size, start)
 		}
 		b := payload[t.h.Offsets[0]:t.h.Offsets[1]]
 		*t.dst = make([]float32, size)
 		for i := range *t.dst {
 			(*t.dst)[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
 		}
+	}
+	if end != int64(len(payload)) {
+		return bad("%d bytes of tensors, want %d", len(payload), end)
 	}
 	return s, nil
 }
