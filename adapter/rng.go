@@ -54,7 +54,7 @@ func (s Source) blocks(name string, n int, f func(i int, u [4]float64)) {
 	key := [2]uint32{uint32(s.Seed), uint32(s.Seed >> 32)}
 	for i := 0; i < n; i += 4 {
 		q := uint64(i / 4)
-		w := philox.Block([4]uint32{uint32(q), uint32(q >> 32), lo, hi}, key)
+		w := philox.Block(philox.Rounds, [4]uint32{uint32(q), uint32(q >> 32), lo, hi}, key)
 		var u [4]float64
 		for j := range u {
 			u[j] = (float64(w[j]) + 0.5) / (1 << 32)

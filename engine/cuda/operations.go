@@ -5,6 +5,7 @@ import (
 	"unsafe"
 
 	"github.com/lsrsurgeon/lsrsurgeon/graph"
+	"github.com/lsrsurgeon/lsrsurgeon/graph/philox"
 )
 
 // emit queues a kernel, or does nothing in a pass that only measures.
@@ -306,13 +307,12 @@ func dropOf(p float32, site uint32) drop {
 	if p == 0 {
 		return drop{}
 	}
-	// The threshold is package philox's, floor(p·2^32).
-	return drop{threshold: uint32(float64(p) * (1 << 32)), site: site, keep: float32(1 / (1 - float64(p))), on: 1}
+	return drop{threshold: philox.Threshold(p), site: site, keep: philox.Scale(p), on: 1}
 }
 
 func (x *executable) dropout(in mat, p float32, site uint32, c, y mat) error {
 	d := dropOf(p, site)
-	g := flat((int64(x.rows(y))*int64(y.cols) + 3) / 4)
+	g := flat((int64(x.rows(y))*int64(y.cols) + 7) / 8)
 	return x.emit("dropout", g, 256, 0, x.batch.p, in, unsafe.Pointer(&d), c, y)
 }
 

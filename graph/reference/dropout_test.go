@@ -12,7 +12,7 @@ func scaled(keep bool, p float32) float64 {
 	if !keep {
 		return 0
 	}
-	return 1 / (1 - float64(p))
+	return 1 / (1 - float64(p)) // the tests' p is a power of two
 }
 
 func TestDropoutReadsTheBitOfItsElement(t *testing.T) {

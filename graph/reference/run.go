@@ -286,7 +286,7 @@ func (x *Executable) mask(p float32, site uint32, i uint64) float64 {
 	if !philox.Keep(p, x.batch.Seed, site, x.batch.Step, i) {
 		return 0
 	}
-	return 1 / (1 - float64(p))
+	return float64(philox.Scale(p))
 }
 
 func (x *Executable) dropout(src graph.Value, p float32, site uint32, c, dst graph.Value) {

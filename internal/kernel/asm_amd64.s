@@ -10107,8 +10107,10 @@ TEXT ·dropoutAVX2(SB), NOSPLIT, $0-56
 	MOVQ src+8(FP), CX
 	MOVQ n32+16(FP), DX
 	MOVQ block+48(FP), BX
+	CMPQ DX, $0x02
+	JLT  single
 
-loop:
+pair:
 	MOVQ         stream+40(FP), SI
 	VMOVQ        SI, X0
 	VPBROADCASTQ X0, Y0
@@ -10247,101 +10249,194 @@ loop:
 	VPXOR        Y2, Y8, Y8
 	VPXOR        Y1, Y11, Y11
 	VPXOR        Y3, Y11, Y11
-	VPADDD       lanes<>+1536(SB), Y2, Y2
-	VPADDD       lanes<>+1568(SB), Y3, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y9, Y1
-	VPMULUDQ     lanes<>+1504(SB), Y10, Y7
-	VPSHUFD      $0xf5, Y7, Y9
-	VPSRLQ       $0x20, Y1, Y10
-	VPXOR        Y6, Y9, Y9
-	VPXOR        Y2, Y9, Y9
-	VPXOR        Y5, Y10, Y10
-	VPXOR        Y3, Y10, Y10
-	VPMULUDQ     lanes<>+1472(SB), Y8, Y5
-	VPMULUDQ     lanes<>+1504(SB), Y11, Y6
-	VPSHUFD      $0xf5, Y6, Y8
-	VPSRLQ       $0x20, Y5, Y11
-	VPXOR        Y4, Y8, Y8
-	VPXOR        Y2, Y8, Y8
-	VPXOR        Y0, Y11, Y11
-	VPXOR        Y3, Y11, Y11
-	VPADDD       lanes<>+1536(SB), Y2, Y2
-	VPADDD       lanes<>+1568(SB), Y3, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y9, Y0
-	VPMULUDQ     lanes<>+1504(SB), Y10, Y4
-	VPSHUFD      $0xf5, Y4, Y9
-	VPSRLQ       $0x20, Y0, Y10
-	VPXOR        Y7, Y9, Y9
-	VPXOR        Y2, Y9, Y9
-	VPXOR        Y1, Y10, Y10
-	VPXOR        Y3, Y10, Y10
-	VPMULUDQ     lanes<>+1472(SB), Y8, Y1
-	VPMULUDQ     lanes<>+1504(SB), Y11, Y7
-	VPSHUFD      $0xf5, Y7, Y8
-	VPSRLQ       $0x20, Y1, Y11
-	VPXOR        Y6, Y8, Y8
-	VPXOR        Y2, Y8, Y8
-	VPXOR        Y5, Y11, Y11
-	VPXOR        Y3, Y11, Y11
-	VPADDD       lanes<>+1536(SB), Y2, Y2
-	VPADDD       lanes<>+1568(SB), Y3, Y3
-	VPMULUDQ     lanes<>+1472(SB), Y9, Y5
-	VPMULUDQ     lanes<>+1504(SB), Y10, Y6
-	VPSHUFD      $0xf5, Y6, Y9
-	VPSRLQ       $0x20, Y5, Y10
-	VPXOR        Y4, Y9, Y9
-	VPXOR        Y2, Y9, Y9
-	VPXOR        Y0, Y10, Y10
-	VPXOR        Y3, Y10, Y10
-	VPMULUDQ     lanes<>+1472(SB), Y8, Y0
-	VPMULUDQ     lanes<>+1504(SB), Y11, Y4
-	VPSHUFD      $0xf5, Y4, Y8
-	VPSRLQ       $0x20, Y0, Y11
-	VPXOR        Y7, Y8, Y8
-	VPXOR        Y2, Y8, Y8
-	VPXOR        Y1, Y11, Y11
-	VPXOR        Y3, Y11, Y11
 	VBROADCASTSS scale+28(FP), Y2
 	MOVL         threshold+24(FP), SI
 	VMOVD        SI, X1
-	VPBROADCASTD X1, Y1
+	VPBROADCASTW X1, Y1
 	VPSHUFD      $0xa0, Y6, Y3
 	VPBLENDD     $0xaa, Y3, Y9, Y3
 	VPSHUFD      $0xa0, Y5, Y5
 	VPBLENDD     $0xaa, Y5, Y10, Y5
 	VPUNPCKLQDQ  Y5, Y3, Y6
 	VPUNPCKHQDQ  Y5, Y3, Y3
-	VPMAXUD      Y1, Y6, Y5
-	VPCMPEQD     Y5, Y6, Y5
-	VMULPS       (CX), Y2, Y6
+	VPMAXUW      Y1, Y6, Y5
+	VPCMPEQW     Y5, Y6, Y5
+	VEXTRACTI128 $0x01, Y5, X6
+	VPMOVSXWD    X5, Y5
+	VMULPS       (CX), Y2, Y7
+	VANDPS       Y5, Y7, Y7
+	VMOVUPS      Y7, (AX)
+	VPMOVSXWD    X6, Y5
+	VMULPS       32(CX), Y2, Y6
 	VANDPS       Y5, Y6, Y6
-	VMOVUPS      Y6, (AX)
-	VPMAXUD      Y1, Y3, Y5
-	VPCMPEQD     Y5, Y3, Y5
-	VMULPS       32(CX), Y2, Y3
-	VANDPS       Y5, Y3, Y3
-	VMOVUPS      Y3, 32(AX)
+	VMOVUPS      Y6, 32(AX)
+	VPMAXUW      Y1, Y3, Y5
+	VPCMPEQW     Y5, Y3, Y5
+	VEXTRACTI128 $0x01, Y5, X3
+	VPMOVSXWD    X5, Y5
+	VMULPS       64(CX), Y2, Y6
+	VANDPS       Y5, Y6, Y6
+	VMOVUPS      Y6, 64(AX)
+	VPMOVSXWD    X3, Y3
+	VMULPS       96(CX), Y2, Y5
+	VANDPS       Y3, Y5, Y5
+	VMOVUPS      Y5, 96(AX)
 	VPSHUFD      $0xa0, Y4, Y3
 	VPBLENDD     $0xaa, Y3, Y8, Y3
 	VPSHUFD      $0xa0, Y0, Y0
 	VPBLENDD     $0xaa, Y0, Y11, Y0
 	VPUNPCKLQDQ  Y0, Y3, Y4
 	VPUNPCKHQDQ  Y0, Y3, Y0
-	VPMAXUD      Y1, Y4, Y3
-	VPCMPEQD     Y3, Y4, Y3
-	VMULPS       64(CX), Y2, Y4
+	VPMAXUW      Y1, Y4, Y3
+	VPCMPEQW     Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPMOVSXWD    X3, Y3
+	VMULPS       128(CX), Y2, Y5
+	VANDPS       Y3, Y5, Y5
+	VMOVUPS      Y5, 128(AX)
+	VPMOVSXWD    X4, Y3
+	VMULPS       160(CX), Y2, Y4
 	VANDPS       Y3, Y4, Y4
-	VMOVUPS      Y4, 64(AX)
-	VPMAXUD      Y1, Y0, Y1
-	VPCMPEQD     Y1, Y0, Y1
-	VMULPS       96(CX), Y2, Y0
-	VANDPS       Y1, Y0, Y0
-	VMOVUPS      Y0, 96(AX)
+	VMOVUPS      Y4, 160(AX)
+	VPMAXUW      Y1, Y0, Y1
+	VPCMPEQW     Y1, Y0, Y1
+	VEXTRACTI128 $0x01, Y1, X0
+	VPMOVSXWD    X1, Y1
+	VMULPS       192(CX), Y2, Y3
+	VANDPS       Y1, Y3, Y3
+	VMOVUPS      Y3, 192(AX)
+	VPMOVSXWD    X0, Y0
+	VMULPS       224(CX), Y2, Y1
+	VANDPS       Y0, Y1, Y1
+	VMOVUPS      Y1, 224(AX)
 	ADDQ         $0x08, BX
+	ADDQ         $0x00000100, CX
+	ADDQ         $0x00000100, AX
+	SUBQ         $0x02, DX
+	CMPQ         DX, $0x02
+	JGE          pair
+	TESTQ        DX, DX
+	JZ           done
+
+single:
+	MOVQ         stream+40(FP), SI
+	VMOVQ        SI, X0
+	VPBROADCASTQ X0, Y0
+	VPSRLQ       $0x20, Y0, Y1
+	MOVQ         key+32(FP), SI
+	VMOVQ        SI, X2
+	VPBROADCASTQ X2, Y2
+	VPSRLQ       $0x20, Y2, Y3
+	VMOVQ        BX, X4
+	VPBROADCASTQ X4, Y4
+	VPADDQ       counterindex<>+0(SB), Y4, Y4
+	VPSRLQ       $0x20, Y4, Y5
+	VPMULUDQ     lanes<>+1472(SB), Y4, Y4
+	VPMULUDQ     lanes<>+1504(SB), Y0, Y0
+	VPSHUFD      $0xf5, Y0, Y6
+	VPSRLQ       $0x20, Y4, Y7
+	VPXOR        Y5, Y6, Y6
+	VPXOR        Y2, Y6, Y6
+	VPXOR        Y1, Y7, Y7
+	VPXOR        Y3, Y7, Y7
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y6, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y7, Y5
+	VPSHUFD      $0xf5, Y5, Y6
+	VPSRLQ       $0x20, Y1, Y7
+	VPXOR        Y0, Y6, Y6
+	VPXOR        Y2, Y6, Y6
+	VPXOR        Y4, Y7, Y7
+	VPXOR        Y3, Y7, Y7
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y6, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y7, Y4
+	VPSHUFD      $0xf5, Y4, Y6
+	VPSRLQ       $0x20, Y0, Y7
+	VPXOR        Y5, Y6, Y6
+	VPXOR        Y2, Y6, Y6
+	VPXOR        Y1, Y7, Y7
+	VPXOR        Y3, Y7, Y7
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y6, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y7, Y5
+	VPSHUFD      $0xf5, Y5, Y6
+	VPSRLQ       $0x20, Y1, Y7
+	VPXOR        Y4, Y6, Y6
+	VPXOR        Y2, Y6, Y6
+	VPXOR        Y0, Y7, Y7
+	VPXOR        Y3, Y7, Y7
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y6, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y7, Y4
+	VPSHUFD      $0xf5, Y4, Y6
+	VPSRLQ       $0x20, Y0, Y7
+	VPXOR        Y5, Y6, Y6
+	VPXOR        Y2, Y6, Y6
+	VPXOR        Y1, Y7, Y7
+	VPXOR        Y3, Y7, Y7
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y6, Y1
+	VPMULUDQ     lanes<>+1504(SB), Y7, Y5
+	VPSHUFD      $0xf5, Y5, Y6
+	VPSRLQ       $0x20, Y1, Y7
+	VPXOR        Y4, Y6, Y6
+	VPXOR        Y2, Y6, Y6
+	VPXOR        Y0, Y7, Y7
+	VPXOR        Y3, Y7, Y7
+	VPADDD       lanes<>+1536(SB), Y2, Y2
+	VPADDD       lanes<>+1568(SB), Y3, Y3
+	VPMULUDQ     lanes<>+1472(SB), Y6, Y0
+	VPMULUDQ     lanes<>+1504(SB), Y7, Y4
+	VPSHUFD      $0xf5, Y4, Y6
+	VPSRLQ       $0x20, Y0, Y7
+	VPXOR        Y5, Y6, Y6
+	VPXOR        Y2, Y6, Y6
+	VPXOR        Y1, Y7, Y7
+	VPXOR        Y3, Y7, Y7
+	VBROADCASTSS scale+28(FP), Y2
+	MOVL         threshold+24(FP), SI
+	VMOVD        SI, X1
+	VPBROADCASTW X1, Y1
+	VPSHUFD      $0xa0, Y4, Y3
+	VPBLENDD     $0xaa, Y3, Y6, Y3
+	VPSHUFD      $0xa0, Y0, Y0
+	VPBLENDD     $0xaa, Y0, Y7, Y0
+	VPUNPCKLQDQ  Y0, Y3, Y4
+	VPUNPCKHQDQ  Y0, Y3, Y0
+	VPMAXUW      Y1, Y4, Y3
+	VPCMPEQW     Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPMOVSXWD    X3, Y3
+	VMULPS       (CX), Y2, Y5
+	VANDPS       Y3, Y5, Y5
+	VMOVUPS      Y5, (AX)
+	VPMOVSXWD    X4, Y3
+	VMULPS       32(CX), Y2, Y4
+	VANDPS       Y3, Y4, Y4
+	VMOVUPS      Y4, 32(AX)
+	VPMAXUW      Y1, Y0, Y1
+	VPCMPEQW     Y1, Y0, Y1
+	VEXTRACTI128 $0x01, Y1, X0
+	VPMOVSXWD    X1, Y1
+	VMULPS       64(CX), Y2, Y3
+	VANDPS       Y1, Y3, Y3
+	VMOVUPS      Y3, 64(AX)
+	VPMOVSXWD    X0, Y0
+	VMULPS       96(CX), Y2, Y1
+	VANDPS       Y0, Y1, Y1
+	VMOVUPS      Y1, 96(AX)
+	ADDQ         $0x04, BX
 	ADDQ         $0x00000080, CX
 	ADDQ         $0x00000080, AX
-	DECQ         DX
-	JNZ          loop
+	SUBQ         $0x01, DX
+
+done:
 	VZEROUPPER
 	RET
 

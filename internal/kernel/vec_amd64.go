@@ -154,7 +154,7 @@ func avx2Dropout(dst, src []float32, threshold uint32, scale float32, key, strea
 	if n > 0 {
 		dropoutAVX2(&dst[0], &src[0], n/32, threshold, scale, key, stream, block)
 	}
-	goDropout(dst[n:], src[n:], threshold, scale, key, stream, block+uint64(n/4))
+	goDropout(dst[n:], src[n:], threshold, scale, key, stream, block+uint64(n/8))
 }
 
 // statLanes is what statsAVX2 writes: statistics of eight interleaved slices.

@@ -37,7 +37,7 @@ var allowed = map[string]string{
 	"task":                       "text tensor internal/suggest",
 	"adapter":                    "kron graph formats formats/safetensors tensor internal/atomicfile internal/suggest internal/kernel graph/philox manifest",
 	"engine/cpu":                 "graph kron internal/kernel tensor",
-	"engine/cuda":                "graph",
+	"engine/cuda":                "graph graph/philox",
 	"engine/cuda/standin":        "",
 	"bench/cuda/standin":         "engine/cuda/standin",
 	"bench/cuda/report":          "",

@@ -9,7 +9,7 @@ loss and the gradient of every adapter and head tensor, with and without dropout
 All is computed in float64 by transformers and autograd; adapters are forward
 hooks written here, from the formulas. A sequence is run at a time, without
 padding. Dropout masks are drawn by a Philox generator written here, from the
-rule of which element reads which word, so that they equal the program's.
+rule of which element reads which bits, so that they equal the program's.
 
 golden.safetensors records the versions of the libraries in its metadata. The files
 are the same, byte for byte, in every run.
@@ -35,11 +35,11 @@ PREFIX = "base_model.model."
 
 
 def philox(counter, key):
-    """Philox 4x32-10 (Salmon et al., SC 2011) on arrays of counters (n, 4)."""
+    """Philox 4x32-7 (Salmon et al., SC 2011) on arrays of counters (n, 4)."""
     c = [counter[:, i].astype(np.uint64) for i in range(4)]
     k0, k1 = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32)
     low, w = np.uint64(0xFFFFFFFF), np.uint64(32)
-    for _ in range(10):
+    for _ in range(7):
         p0, p1 = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
         c = [(p1 >> w) ^ c[1] ^ k0, p1 & low, (p0 >> w) ^ c[3] ^ k1, p0 & low]
         k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
@@ -47,14 +47,16 @@ def philox(counter, key):
 
 
 def keep(index, site, p):
-    """Whether the elements of an index array survive dropout p at a site."""
+    """What dropout p at a site multiplies the elements of an index array by."""
     flat = index.reshape(-1).astype(np.uint64)
-    quad = flat // np.uint64(4)
+    block, e = flat // np.uint64(8), (flat % np.uint64(8)).astype(int)
     counter = np.stack(
-        [quad & np.uint64(0xFFFFFFFF), quad >> np.uint64(32), np.full_like(quad, site), np.full_like(quad, STEP)], 1
+        [block & np.uint64(0xFFFFFFFF), block >> np.uint64(32), np.full_like(block, site), np.full_like(block, STEP)], 1
     )
-    words = philox(counter, SEED)[np.arange(len(flat)), (flat % np.uint64(4)).astype(int)]
-    return torch.from_numpy((words >= np.uint64(int(np.float32(p) * 2.0**32))).reshape(index.shape))
+    words = philox(counter, SEED)[np.arange(len(flat)), e // 2].astype(int)
+    threshold = min(round(float(np.float32(p)) * 2**16), 2**16 - 1)
+    kept = words >> (e % 2 * 16) & 0xFFFF >= threshold
+    return torch.from_numpy(kept.reshape(index.shape)).double() / (1 - threshold / 2**16)
 
 
 class Masks:
@@ -79,7 +81,7 @@ class Masks:
             y = x.reshape(-1, x.shape[-1])
             row = self.rows_of(self.site, len(y))
             mask = keep(row[:, None] * y.shape[1] + np.arange(y.shape[1]), self.site, p).reshape(x.shape)
-        return x * mask / (1 - p)
+        return x * mask
 
 
 # ---- adapters --------------------------------------------------------------------

@@ -80,12 +80,9 @@ DEVICE u64 element(const Attn &a, int row, int head, int key) { return (((u64)ro
 // a multiple of 8.
 DEVICE void keep_keys(const Head *h, const Attn &a, float *p, int row, int head, int key) {
   if (!a.drop.on || !h->train) return;
+  Words w = philox(h->seed, a.drop.site, h->step, element(a, row, head, key) >> 3);
 #pragma unroll
-  for (int q = 0; q < 2; q++) {
-    Words w = philox(h->seed, a.drop.site, h->step, (element(a, row, head, key) >> 2) + q);
-#pragma unroll
-    for (int j = 0; j < 4; j++) p[4 * q + j] *= w.w[j] >= a.drop.threshold ? a.drop.keep : 0.f;
-  }
+  for (int j = 0; j < 8; j++) p[j] *= mask_of(a.drop, half_of(w, j));
 }
 
 template <int HD> DEVICE void attention_of(const Head *h, const Attn &a) {

@@ -85,38 +85,42 @@ DEVICE Lane lane_of() {
 
 DEVICE u32 one_of(const Words &w, int i) { return i == 0 ? w.w[0] : i == 1 ? w.w[1] : i == 2 ? w.w[2] : w.w[3]; }
 
-// keep_tile multiplies a tile of queries row, row+8 (of this lane) by keys
-// key..key+7 by their masks. A quad of keys is two lanes' columns: each draws
-// it for one of the rows and hands over half.
-DEVICE void keep_tile(const Head *h, const Attn &a, float *x, int row, int head, int key, int t) {
-  bool odd = t & 1;
-  Words w = philox(h->seed, a.drop.site, h->step, element(a, row + (odd ? 8 : 0), head, key + t / 2 * 4) >> 2);
+// keep_tiles multiplies two tiles of queries row, row+8 (of this lane) by keys
+// key..key+7 and key+8..key+15 by their masks. Four lanes have the columns of
+// eight keys, a word each: each draws one row of one tile for all of them.
+DEVICE void keep_tiles(const Head *h, const Attn &a, float (*x)[4], int row, int head, int key, int t) {
+  Words w = philox(h->seed, a.drop.site, h->step, element(a, row + (t & 1) * 8, head, key + (t & 2) * 4) >> 3);
+  u32 got[4];
 #pragma unroll
-  for (int e = 0; e < 2; e++) {
-    u32 other = __shfl_xor_sync(0xffffffffu, odd ? w.w[e] : w.w[2 + e], 1), mine = odd ? w.w[2 + e] : w.w[e];
-    u32 first = odd ? other : mine, second = odd ? mine : other;
-    x[e] *= first >= a.drop.threshold ? a.drop.keep : 0.f;
-    x[2 + e] *= second >= a.drop.threshold ? a.drop.keep : 0.f;
+  for (int s = 0; s < 4; s++) {
+    u32 v = one_of(w, t ^ s);  // what the lane that is s away needs of these eight
+    got[s] = s ? __shfl_xor_sync(0xffffffffu, v, s) : v;
+  }
+#pragma unroll
+  for (int o = 0; o < 4; o++) {
+    int s = o ^ t;  // the lane that drew the eight o
+    u32 v = s == 0 ? got[0] : s == 1 ? got[1] : s == 2 ? got[2] : got[3];
+    x[o / 2][o % 2 * 2] *= mask_of(a.drop, v & 0xffff);
+    x[o / 2][o % 2 * 2 + 1] *= mask_of(a.drop, v >> 16);
   }
 }
 
 // masks_across sets m[e] to the masks of keys key (e = 0, 1) and key+8 (2, 3)
-// and queries row and row+1 of this lane. Four lanes hold the keys of a quad:
-// each draws one of the four that they need.
+// and queries row and row+1 of this lane. Eight lanes have the keys of eight:
+// each draws one of the four eights for itself and three others.
 DEVICE void masks_across(const Head *h, const Attn &a, float *m, int row, int head, int key, int grp) {
   int r = grp & 3;
-  Words w = philox(h->seed, a.drop.site, h->step, element(a, row + (r & 1), head, (key & ~3) + (r & 2) * 4) >> 2);
+  Words w = philox(h->seed, a.drop.site, h->step, element(a, row + (r & 1), head, key - grp + (r & 2) * 4) >> 3);
   u32 got[4];
 #pragma unroll
   for (int s = 0; s < 4; s++) {
-    u32 v = one_of(w, r ^ s);  // what the lane that is s away needs of this quad
+    u32 v = half_of(w, grp ^ s);  // what the lane that is s away needs of these eight
     got[s] = s ? __shfl_xor_sync(0xffffffffu, v, s << 2) : v;
   }
 #pragma unroll
   for (int e = 0; e < 4; e++) {
-    int s = e ^ r;  // the lane that drew quad e
-    u32 v = s == 0 ? got[0] : s == 1 ? got[1] : s == 2 ? got[2] : got[3];
-    m[e] = v >= a.drop.threshold ? a.drop.keep : 0.f;
+    int s = e ^ r;  // the lane that drew eight e
+    m[e] = mask_of(a.drop, s == 0 ? got[0] : s == 1 ? got[1] : s == 2 ? got[2] : got[3]);
   }
 }
 
@@ -191,7 +195,7 @@ template <bool HALF, int HD, int C> DEVICE void attention_tc_of(const Head *h, c
     for (int e = 0; e < 2; e++) sum[e] += quad_sum(part[e]);
     if (drop) {
 #pragma unroll
-      for (int j = 0; j < C / 8; j++) keep_tile(h, a, x[j], row, head, k0 + 8 * j, l.t);
+      for (int j = 0; j < C / 8; j += 2) keep_tiles(h, a, x + j, row, head, k0 + 8 * j, l.t);
     }
     weigh<HALF, C, HD / 8>(o, x, v + l.grp * (V + 4) + l.t);
   }
@@ -243,7 +247,7 @@ template <bool HALF, int HD, int C> DEVICE void attention_dq_tc_of(const Head *h
     rows_product<HALF, C / 8, W>(g, dy + mine, v + theirs);
     if (drop) {
 #pragma unroll
-      for (int j = 0; j < C / 8; j++) keep_tile(h, a, g[j], row, head, k0 + 8 * j, l.t);
+      for (int j = 0; j < C / 8; j += 2) keep_tiles(h, a, g + j, row, head, k0 + 8 * j, l.t);
     }
 #pragma unroll
     for (int j = 0; j < C / 8; j++)

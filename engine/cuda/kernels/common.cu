@@ -152,14 +152,15 @@ DEVICE double block_sum(double v, double *sh) {
   return sh[0];
 }
 
-// Philox 4x32-10, as package graph/philox defines the masks.
+// Philox 4x32-7, as package graph/philox defines the masks: the bits of eight
+// elements, 16 each.
 struct Words { u32 w[4]; };
 
-DEVICE Words philox(u64 seed, u32 site, u32 step, u64 quad) {
-  u32 c0 = (u32)quad, c1 = (u32)(quad >> 32), c2 = site, c3 = step;
+DEVICE Words philox(u64 seed, u32 site, u32 step, u64 oct) {
+  u32 c0 = (u32)oct, c1 = (u32)(oct >> 32), c2 = site, c3 = step;
   u32 k0 = (u32)seed, k1 = (u32)(seed >> 32);
 #pragma unroll
-  for (int i = 0; i < 10; i++) {
+  for (int i = 0; i < 7; i++) {
     u32 h0 = __umulhi(0xD2511F53u, c0), l0 = 0xD2511F53u * c0;
     u32 h1 = __umulhi(0xCD9E8D57u, c2), l1 = 0xCD9E8D57u * c2;
     c0 = h1 ^ c1 ^ k0;
@@ -172,16 +173,21 @@ DEVICE Words philox(u64 seed, u32 site, u32 step, u64 quad) {
   return Words{{c0, c1, c2, c3}};
 }
 
-// Drop is a dropout: words below threshold drop, the rest is scaled by keep.
+// half_of is the bits of element i (of eight), without branches on i.
+DEVICE u32 half_of(const Words &w, int i) {
+  u32 v = i < 4 ? (i < 2 ? w.w[0] : w.w[1]) : i < 6 ? w.w[2] : w.w[3];
+  return i & 1 ? v >> 16 : v & 0xffff;
+}
+
+// Drop is a dropout: bits below threshold drop, the rest is scaled by keep.
 struct Drop {
   u32 threshold, site;
   float keep;
   int on;
 };
 
+DEVICE float mask_of(const Drop &d, u32 bits) { return bits >= d.threshold ? d.keep : 0.f; }
+
 DEVICE float mask_one(const Head *h, const Drop &d, u64 i) {
-  Words w = philox(h->seed, d.site, h->step, i >> 2);
-  int k = (int)(i & 3);
-  u32 x = k == 0 ? w.w[0] : k == 1 ? w.w[1] : k == 2 ? w.w[2] : w.w[3];
-  return x >= d.threshold ? d.keep : 0.f;
+  return mask_of(d, half_of(philox(h->seed, d.site, h->step, i >> 3), (int)(i & 7)));
 }

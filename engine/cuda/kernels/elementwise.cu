@@ -71,19 +71,19 @@ KERNEL gated_grad(const Head *h, Mat gate, Mat up, Mat dy, int act, Mat dgate, M
   }
 }
 
-// dropout: y = x·mask/(1-p) + c. A thread draws four words at a time.
+// dropout: y = x·mask + c. A thread draws the bits of eight elements at a time.
 KERNEL dropout(const Head *h, Mat x, Drop d, Mat c, Mat y) {
   bool on = d.on && h->train;
   i64 n = (i64)count(h, y.rows) * y.cols;
-  for (i64 q = (i64)blockIdx.x * blockDim.x + threadIdx.x; 4 * q < n; q += (i64)gridDim.x * blockDim.x) {
+  for (i64 q = (i64)blockIdx.x * blockDim.x + threadIdx.x; 8 * q < n; q += (i64)gridDim.x * blockDim.x) {
     Words w = {{0, 0, 0, 0}};
     if (on) w = philox(h->seed, d.site, h->step, (u64)q);
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-      i64 e = 4 * q + k, i, j;
+    for (int k = 0; k < 8; k++) {
+      i64 e = 8 * q + k, i, j;
       if (e >= n) break;
       split_index(e, n, y.cols, i, j);
-      float m = !on ? 1.f : w.w[k] >= d.threshold ? d.keep : 0.f;
+      float m = on ? mask_of(d, half_of(w, k)) : 1.f;
       set(y, i, j, at(x, i, j) * m + at_or_0(c, i, j));
     }
   }

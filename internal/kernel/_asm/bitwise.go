@@ -6,29 +6,46 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// genPhilox emits dropout for 32 elements at a time, two groups of four counters.
-// A word of a counter is the low half of a 64-bit lane, whatever its high half
-// holds: VPMULUDQ multiplies low halves, and its two result words need no more
-// than one shift. Lanes hold blocks 0 2 1 3, which the last unpacking, within
-// 128 bits, puts in order.
+// genPhilox emits dropout for 32 elements at a time, a group of four counters,
+// two groups together while there are.
 func genPhilox() {
 	text("dropoutAVX2", "func(dst, src *float32, n32 int, threshold uint32, scale float32, key, stream, block uint64)", "is goDropout for 32·n32 elements.")
-	dst, src, n := ptr("dst"), ptr("src"), ptr("n32")
-	block := ptr("block")
-	const m0, m1, w0, w1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
+	o := masks{dst: ptr("dst"), src: ptr("src"), n: ptr("n32"), block: ptr("block")}
+	CMPQ(o.n, Imm(2))
+	JLT(LabelRef("single"))
+	Label("pair")
+	o.draw(2)
+	CMPQ(o.n, Imm(2))
+	JGE(LabelRef("pair"))
+	TESTQ(o.n, o.n)
+	JZ(LabelRef("done"))
+	Label("single")
+	o.draw(1)
+	Label("done")
+	ret()
+}
 
-	Label("loop")
+// masks are the registers of dropout's loop.
+type masks struct{ dst, src, n, block reg.Register }
+
+// draw emits groups of 32 elements and steps over them. A word of a counter is
+// the low half of a 64-bit lane, whatever its high half holds: VPMULUDQ
+// multiplies low halves, and its two result words need no more than one shift.
+// Lanes hold blocks 0 2 1 3, which the last unpacking, within 128 bits, puts in
+// order.
+func (o *masks) draw(groups int) {
+	const m0, m1, w0, w1, rounds = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85, 7
 	s0, s1 := halves("stream")
 	k0, k1 := halves("key")
-	base := lanes64(block)
-	var c [2][4]vec
+	base := lanes64(o.block)
+	c := make([][4]vec, groups)
 	for g := range c {
 		lo, hi := YMM(), YMM()
 		VPADDQ(NewDataAddr(indexSym, 32*g), base, lo)
 		VPSRLQ(Imm(32), lo, hi)
 		c[g] = [4]vec{lo, hi, s0, s1}
 	}
-	for round := range 10 {
+	for round := range rounds {
 		for g, s := range c {
 			p0, p1, h0, h1 := YMM(), YMM(), YMM(), YMM()
 			VPMULUDQ(bitsOf(m0), s[0], p0)
@@ -41,7 +58,7 @@ func genPhilox() {
 			VPXOR(k1, h1, h1)
 			c[g] = [4]vec{h0, p1, h1, p0}
 		}
-		if round < 9 {
+		if round < rounds-1 {
 			VPADDD(bitsOf(w0), k0, k0)
 			VPADDD(bitsOf(w1), k1, k1)
 		}
@@ -49,7 +66,7 @@ func genPhilox() {
 	threshold, scale := YMM(), broadcast("scale")
 	tx := XMM()
 	VMOVD(Load(Param("threshold"), GP32()), tx)
-	VPBROADCASTD(tx, threshold)
+	VPBROADCASTW(tx, threshold)
 	for g, s := range c {
 		lo, hi, a, b := YMM(), YMM(), YMM(), YMM()
 		VPSHUFD(Imm(0xa0), s[1], lo)
@@ -59,21 +76,30 @@ func genPhilox() {
 		VPUNPCKLQDQ(hi, lo, a)
 		VPUNPCKHQDQ(hi, lo, b)
 		for i, r := range []vec{a, b} {
-			// Kept where random >= threshold: max(random, threshold) = random.
-			t, x, at := YMM(), YMM(), 64*g+32*i
-			VPMAXUD(threshold, r, t)
-			VPCMPEQD(t, r, t)
-			VMULPS(Mem{Base: src, Disp: at}, scale, x)
-			VANDPS(t, x, x)
-			VMOVUPS(x, Mem{Base: dst, Disp: at})
+			o.apply(r, threshold, scale, 128*g+64*i)
 		}
 	}
-	ADDQ(Imm(8), block)
-	ADDQ(U32(128), src)
-	ADDQ(U32(128), dst)
-	DECQ(n)
-	JNZ(LabelRef("loop"))
-	ret()
+	ADDQ(Imm(uint64(4*groups)), o.block)
+	ADDQ(U32(128*groups), o.src)
+	ADDQ(U32(128*groups), o.dst)
+	SUBQ(Imm(uint64(groups)), o.n)
+}
+
+// apply emits the 16 elements whose random bits are r. They are kept where
+// random >= threshold: max(random, threshold) = random.
+func (o *masks) apply(r, threshold, scale vec, at int) {
+	t := YMM()
+	VPMAXUW(threshold, r, t)
+	VPCMPEQW(t, r, t)
+	high := XMM()
+	VEXTRACTI128(Imm(1), t, high)
+	for i, m := range []reg.Register{t.AsX(), high} {
+		wide, x := YMM(), YMM()
+		VPMOVSXWD(m, wide)
+		VMULPS(Mem{Base: o.src, Disp: at + 32*i}, scale, x)
+		VANDPS(wide, x, x)
+		VMOVUPS(x, Mem{Base: o.dst, Disp: at + 32*i})
+	}
 }
 
 // lanes64 broadcasts r to four lanes.
