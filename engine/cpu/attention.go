@@ -8,10 +8,12 @@ import (
 )
 
 // The score matrix exists only in tiles of queryTile x keyTile, which stay in
-// the second-level cache with the keys and values that they come from.
+// the second-level cache with the keys and values that they come from. Half of a
+// causal tile on the diagonal is for nothing, so those have fewer queries.
 const (
-	queryTile = 128
-	keyTile   = 256
+	queryTile  = 128
+	causalTile = 64
+	keyTile    = 256
 )
 
 // forwardScratch and backwardScratch are the floats of a worker's scratch.
@@ -68,8 +70,12 @@ func (a *heads) queriesOf(dst []queryBlock, s int) []queryBlock {
 	case graph.PickLast:
 		return append(dst, queryBlock{s, n - 1, 1, first, n})
 	}
-	for i := 0; i < n; i += queryTile {
-		dst = append(dst, queryBlock{first + i, i, min(queryTile, n-i), first, n})
+	size := queryTile
+	if a.o.Causal {
+		size = causalTile
+	}
+	for i := 0; i < n; i += size {
+		dst = append(dst, queryBlock{first + i, i, min(size, n-i), first, n})
 	}
 	return dst
 }

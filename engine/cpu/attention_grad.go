@@ -24,29 +24,27 @@ func (x *executable) attentionGrad(o *graph.AttentionGrad) {
 func (a *heads) backward(worker, s, kvHead int) {
 	var few [8]queryBlock
 	blocks := a.queriesOf(few[:0], s)
-	hd := a.o.HeadDim
-	first, n := blocks[0].first, blocks[0].len
+	n := blocks[0].len
 	for k0 := 0; k0 < n; k0 += keyTile {
-		t := keyTiles{heads: a, work: a.work[worker], kvHead: kvHead, k0: k0, nk: min(keyTile, n-k0)}
+		t := keyTiles{heads: a, work: a.work[worker], seq: s, kvHead: kvHead, k0: k0, nk: min(keyTile, n-k0)}
 		for _, b := range blocks {
 			lo, hi := a.visibleTo(b)
 			if lo >= k0+t.nk || hi <= k0 {
 				continue
 			}
+			part := t.part(lo, hi)
+			if !t.seen && part.nk < t.nk {
+				t.clear()
+				part.seen = true
+			}
+			t.seen = true
 			for g := range a.group {
-				t.add(b, kvHead*a.group+g, k0 <= lo)
+				part.add(b, kvHead*a.group+g, k0 <= lo)
+				part.seen = true
 			}
 		}
-		if t.seen {
-			continue
-		}
-		for i := first + k0; i < first+k0+t.nk; i++ { // keys that no query sees
-			if a.dk.data != nil {
-				clear(a.dk.row(i)[kvHead*hd:][:hd])
-			}
-			if a.dv.data != nil {
-				clear(a.dv.row(i)[kvHead*hd:][:hd])
-			}
+		if !t.seen {
+			t.clear()
 		}
 	}
 }
@@ -54,9 +52,32 @@ func (a *heads) backward(worker, s, kvHead int) {
 // keyTiles is a tile of keys of one key/value head.
 type keyTiles struct {
 	*heads
-	work           []float32
-	kvHead, k0, nk int
-	seen           bool // a block was added
+	work        []float32
+	seq, kvHead int
+	k0, nk      int
+	seen        bool // a block was added, or the gradients cleared
+}
+
+// part is the keys of t that a block sees, from lo up to hi: from a multiple of
+// 32 on, so that dropout draws whole vectors of its mask.
+func (t keyTiles) part(lo, hi int) keyTiles {
+	end := min(t.k0+t.nk, hi)
+	t.k0 += max(0, lo-t.k0) &^ 31
+	t.nk = end - t.k0
+	return t
+}
+
+// clear sets the gradients of the tile's keys to zero: no query sees them, or
+// the first block that is added sees a part of them.
+func (t *keyTiles) clear() {
+	a, first, hd := t.heads, int(t.batch.CuSeqlens[t.seq])+t.k0, t.o.HeadDim
+	for i := first; i < first+t.nk; i++ {
+		for _, m := range []matrix{a.dk, a.dv} {
+			if m.data != nil {
+				clear(m.row(i)[t.kvHead*hd:][:hd])
+			}
+		}
+	}
 }
 
 // add adds what a block of queries of one head contributes. firstKeys says that
@@ -93,7 +114,7 @@ func (t *keyTiles) add(b queryBlock, head int, firstKeys bool) {
 	}
 	fresh := float32(1)
 	if !t.seen {
-		fresh, t.seen = 0, true
+		fresh = 0
 	}
 	if a.dv.data != nil {
 		kernel.Gemm(nil, true, false, nk, hd, b.n, 1, pm, ns, dy, a.dy.ld, fresh, a.dv.data[key*a.dv.ld+kc:], a.dv.ld)

@@ -138,6 +138,7 @@ func TestAttentionTiles(t *testing.T) {
 	for name, c := range map[string]graph.Attention{
 		"full, grouped":             {Heads: 2, KVHeads: 1, HeadDim: 4},
 		"causal, dropout":           {Heads: 2, KVHeads: 2, HeadDim: 4, Causal: true, DropP: 0.2},
+		"causal, grouped, window":   {Heads: 4, KVHeads: 2, HeadDim: 4, Causal: true, Window: keyTile - 9, DropP: 0.1},
 		"causal, window":            {Heads: 1, KVHeads: 1, HeadDim: 4, Causal: true, Window: 70},
 		"window, negative, dropout": {Heads: 1, KVHeads: 1, HeadDim: 4, Window: keyTile, Scale: -0.4, DropP: 0.1},
 		"last query, window":        {Heads: 2, KVHeads: 1, HeadDim: 4, QueryPick: graph.PickLast, Causal: true, Window: 30},
