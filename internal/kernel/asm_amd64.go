@@ -24,6 +24,26 @@ func stridedF32x4x24(k int, a *float32, ars int, acs int, b *float32, brs int, b
 //go:noescape
 func stridedF64x6x8(k int, a *float64, ars int, acs int, b *float64, brs int, bjs int, c *float64, ldc int, m int, nj int, acc int)
 
+// stridedF32x8x32 is a 8x32 AVX-512 microkernel; its reference is goStrided.
+//
+//go:noescape
+func stridedF32x8x32(k int, a *float32, ars int, acs int, b *float32, brs int, bjs int, c *float32, ldc int, m int, nj int, acc int)
+
+// stridedF32x8x16 is a 8x16 AVX-512 microkernel; its reference is goStrided.
+//
+//go:noescape
+func stridedF32x8x16(k int, a *float32, ars int, acs int, b *float32, brs int, bjs int, c *float32, ldc int, m int, nj int, acc int)
+
+// stridedF64x8x16 is a 8x16 AVX-512 microkernel; its reference is goStrided.
+//
+//go:noescape
+func stridedF64x8x16(k int, a *float64, ars int, acs int, b *float64, brs int, bjs int, c *float64, ldc int, m int, nj int, acc int)
+
+// stridedF64x8x8 is a 8x8 AVX-512 microkernel; its reference is goStrided.
+//
+//go:noescape
+func stridedF64x8x8(k int, a *float64, ars int, acs int, b *float64, brs int, bjs int, c *float64, ldc int, m int, nj int, acc int)
+
 // packedF32x8x48 is a 8x48 AVX-512 microkernel; see genPacked in _asm.
 //
 //go:noescape
@@ -293,6 +313,11 @@ func transpose8AVX2(dst *float32, ldd int, src *float32, lds int, n8 int)
 //
 //go:noescape
 func unpackInt8AVX2(dst *float32, src *int8, scale *float32, k int)
+
+// unpackInt8x32AVX2 is goUnpackInt8 for k rows of 32.
+//
+//go:noescape
+func unpackInt8x32AVX2(dst *float32, src *int8, scale *float32, k int)
 
 // cpuidFeatures returns ECX of CPUID leaf 1.
 func cpuidFeatures() uint32

@@ -19,7 +19,7 @@ const (
 // operand in place; others pack both.
 func Gemm(p *Pool, transA, transB bool, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
 	checkGemm("Gemm", transA, transB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
-	g := gemm[float32]{p: p, kn: cur.row, narrow: cur.narrow, odd: cur.odd, square: cur.f32, transA: transA, transB: transB, m: m, n: n, k: k,
+	g := gemm[float32]{p: p, kn: cur.row, narrow: cur.narrow, odd: cur.odd, half: cur.half, square: cur.f32, transA: transA, transB: transB, m: m, n: n, k: k,
 		alpha: alpha, a: a, lda: lda, b: b, ldb: ldb, beta: beta, c: c, ldc: ldc, scale: cur.vec.scale}
 	g.run()
 }
@@ -27,7 +27,7 @@ func Gemm(p *Pool, transA, transB bool, m, n, k int, alpha float32, a []float32,
 // GemmF64 is Gemm in float64.
 func GemmF64(p *Pool, transA, transB bool, m, n, k int, alpha float64, a []float64, lda int, b []float64, ldb int, beta float64, c []float64, ldc int) {
 	checkGemm("GemmF64", transA, transB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
-	g := gemm[float64]{p: p, kn: cur.f64, narrow: cur.f64, square: cur.f64, transA: transA, transB: transB, m: m, n: n, k: k,
+	g := gemm[float64]{p: p, kn: cur.f64, narrow: cur.f64, half: cur.half64, square: cur.f64, transA: transA, transB: transB, m: m, n: n, k: k,
 		alpha: alpha, a: a, lda: lda, b: b, ldb: ldb, beta: beta, c: c, ldc: ldc, scale: goScale64}
 	g.run()
 }
@@ -55,7 +55,7 @@ func goScale64(alpha float64, x []float64) {
 type gemm[T float] struct {
 	p              *Pool
 	kn, narrow     *tileKernel[T] // strided
-	odd            *tileKernel[T] // or nil
+	odd, half      *tileKernel[T] // or nil
 	square         *tileKernel[T]
 	transA, transB bool
 	m, n, k        int
@@ -106,14 +106,20 @@ func (g *gemm[T]) scaleC() {
 	g.beta = 1
 }
 
-// packedB packs alpha·op(B) into buf and returns it, panel after panel.
-func (g *gemm[T]) packedB(kn *tileKernel[T], buf *[]T) []T {
+// packedB packs alpha·op(B) into buf and returns it, panel after panel. A last panel that
+// is not full is packed for the kernel edge.
+func (g *gemm[T]) packedB(kn, edge *tileKernel[T], buf *[]T) []T {
 	size := kn.depth(g.k) * kn.nr
 	np := (g.n + kn.nr - 1) / kn.nr
 	packed := grow(buf, np*size)
 	g.p.Run(np, func(_, j int) {
 		dst := packed[j*size:][:size]
-		packPanel(kn, dst, g.b, g.ldb, g.transB, g.k, g.n, j)
+		if g.n-j*kn.nr >= kn.nr {
+			packPanel(kn, dst, g.b, g.ldb, g.transB, g.k, g.n, j)
+		} else {
+			dst = dst[:edge.depth(g.k)*edge.nr]
+			packPanel(edge, dst, g.b, g.ldb, g.transB, g.k, g.n, j*(kn.nr/edge.nr))
+		}
 		if g.alpha != 1 {
 			g.scale(g.alpha, dst)
 		}
@@ -126,18 +132,31 @@ func (g *gemm[T]) general() {
 	kn := g.square
 	s := takeScratch[T]()
 	defer s.release()
-	packed := g.packedB(kn, &s.c)
+	packed := g.packedB(kn, kn, &s.c)
 	depth := kn.depth(g.k)
 	q := product[T]{kn: kn, m: g.m, n: g.n, k: g.k, a: g.a, lda: g.lda, transA: g.transA, c: g.c, ldc: g.ldc, acc: g.beta == 1,
 		panel: func(j, k0, _ int, _ *[]T) *T { return &packed[(j*depth+k0)*kn.nr] }}
 	q.run(g.p)
 }
 
-// fit takes the other tile where the usual one would leave columns over.
+// fit takes other tiles than the usual ones where those would leave columns over, or
+// compute more than there are.
 func (g *gemm[T]) fit(cols int) {
-	if g.odd != nil && cols%g.kn.nr != 0 && cols%g.odd.nr == 0 {
+	switch {
+	case cols%g.kn.nr == 0:
+	case g.odd != nil && cols%g.odd.nr == 0:
 		g.kn = g.odd
+	case g.half != nil && cols <= g.half.nr && g.half.nr < g.kn.nr:
+		g.kn = g.half
 	}
+}
+
+// rest is the kernel for the columns that whole tiles leave over.
+func (g *gemm[T]) rest(cols int) *tileKernel[T] {
+	if g.half != nil && cols%g.kn.nr <= g.half.nr && g.half.nr < g.kn.nr {
+		return g.half
+	}
+	return g.kn
 }
 
 // thin is A·op(B) where B is small: rows of A are read in place.
@@ -146,10 +165,9 @@ func (g *gemm[T]) thin() {
 	defer s.release()
 	if g.n <= g.narrow.nr {
 		g.kn = g.narrow
-	} else {
-		g.fit(g.n)
 	}
-	packed := g.packedB(g.kn, &s.c)
+	g.fit(g.n)
+	packed := g.packedB(g.kn, g.rest(g.n), &s.c)
 	jobs := (g.m + chunkRows - 1) / chunkRows
 	g.p.Run(jobs, func(_, job int) {
 		s := takeScratch[T]()
@@ -176,12 +194,26 @@ func (g *gemm[T]) thinRows(i, h int, packed, tile []T) {
 		if full > 0 {
 			kn.strided(d, a, g.lda, 1, &packed[k0*kn.nr], kn.nr, g.k*kn.nr, &g.c[i*g.ldc], g.ldc, h, full, acc)
 		}
-		for p := i; w > 0 && p < i+h; p += kn.mr {
-			rows := min(kn.mr, i+h-p)
-			kn.strided(d, &g.a[p*g.lda+k0], g.lda, 1, &packed[(full*g.k+k0)*kn.nr], kn.nr, 0, &tile[0], kn.nr, rows, 1, 0)
-			kn.storeTile(g.c[p*g.ldc+full*kn.nr:], g.ldc, tile, kn.nr, rows, w, acc != 0)
+		if w > 0 {
+			g.thinEdge(i, h, k0, d, packed[full*g.k*kn.nr:], full*kn.nr, tile, acc)
 		}
 		acc = 1
+	}
+}
+
+// thinEdge computes the columns from col on, which whole tiles left over, with d steps
+// from k0 on of the last panel.
+func (g *gemm[T]) thinEdge(i, h, k0, d int, panel []T, col int, tile []T, acc int) {
+	kn, w := g.rest(g.n), g.n-col
+	b := &panel[k0*kn.nr]
+	if w == kn.nr {
+		kn.strided(d, &g.a[i*g.lda+k0], g.lda, 1, b, kn.nr, 0, &g.c[i*g.ldc+col], g.ldc, h, 1, acc)
+		return
+	}
+	for p := i; p < i+h; p += kn.mr {
+		rows := min(kn.mr, i+h-p)
+		kn.strided(d, &g.a[p*g.lda+k0], g.lda, 1, b, kn.nr, 0, &tile[0], kn.nr, rows, 1, 0)
+		kn.storeTile(g.c[p*g.ldc+col:], g.ldc, tile, kn.nr, rows, w, acc != 0)
 	}
 }
 
@@ -258,20 +290,22 @@ func (o *outer[T]) block(i0, i1, j0 int) {
 			acc = 1
 		}
 	}
-	full := cols / kn.nr
-	w := cols - full*kn.nr
+	full, right := cols/kn.nr, o.rest(cols)
+	col := full * kn.nr
+	w := cols - col
+	whole := w == 0 || w == right.nr
 	for k0 := 0; k0 < o.k; k0 += outerDepth {
 		d := min(outerDepth, o.k-k0)
 		y := o.y[k0*o.ldy+j0:]
-		var edge []T
-		if w > 0 {
-			edge = grow(&s.b, outerDepth*kn.nr)
+		edge, lde := y[min(col, len(y)):], o.ldy
+		if !whole {
+			edge, lde = grow(&s.b, outerDepth*right.nr), right.nr
 			for i := range d {
-				copy(edge[i*kn.nr:][:w], y[i*o.ldy+full*kn.nr:])
+				copy(edge[i*lde:][:w], y[i*o.ldy+col:])
 			}
 		}
 		step := kn.mr
-		if o.xps == kn.mr && w == 0 { // panels that follow each other: all in one call
+		if o.xps == kn.mr && whole { // panels that follow each other: all in one call
 			step = i1 - i0
 		}
 		for i := i0; i < i1; i += step {
@@ -281,9 +315,13 @@ func (o *outer[T]) block(i0, i1, j0 int) {
 			if full > 0 {
 				kn.strided(d, x, o.xcs, o.xrs, &y[0], o.ldy, kn.nr, &c[ci], ldc, h, full, acc)
 			}
-			if w > 0 {
-				kn.strided(d, x, o.xcs, o.xrs, &edge[0], kn.nr, 0, &s.tile[0], kn.nr, h, 1, 0)
-				kn.storeTile(c[ci+full*kn.nr:], ldc, s.tile, kn.nr, h, w, acc != 0)
+			switch {
+			case w == 0:
+			case whole:
+				right.strided(d, x, o.xcs, o.xrs, &edge[0], lde, 0, &c[ci+col], ldc, h, 1, acc)
+			default:
+				right.strided(d, x, o.xcs, o.xrs, &edge[0], lde, 0, &s.tile[0], right.nr, h, 1, 0)
+				right.storeTile(c[ci+col:], ldc, s.tile, right.nr, h, w, acc != 0)
 			}
 		}
 		acc = 1

@@ -15,7 +15,9 @@ type path struct {
 	row    *tileKernel[float32] // strided operands, narrow products (never packed)
 	narrow *tileKernel[float32] // as row, for products of at most narrow.nr columns
 	odd    *tileKernel[float32] // as row, for columns that its width divides and row's does not; or nil
-	f64    *tileKernel[float64]
+	half   *tileKernel[float32] // as row, of as many rows and half as wide, for what row leaves over at the right; or nil
+	f64    *tileKernel[float64] // all products in float64
+	half64 *tileKernel[float64] // half for f64; or nil
 	bf16   *tileKernel[float32] // multiplies pairs of bf16, or nil
 }
 

@@ -71,3 +71,84 @@ func (kn *tileKernel[T]) product(x, y float32) float32 {
 	yl, yh := half(y)
 	return xl*yl + xh*yh
 }
+
+// trustedStrided is trusted for a strided microkernel, with every number of rows: A by
+// rows and B in panels, as thin products have them, and A by columns and B in place.
+func trustedStrided[T float](kn *tileKernel[T]) bool {
+	s := newStridedCheck(kn)
+	for m := 1; m <= kn.mr+1; m++ {
+		rows := m
+		if m > kn.mr {
+			rows = s.rows
+		}
+		for acc := range 2 {
+			if !s.right(s.aRows, checkSteps, 1, s.bPanels, kn.nr, checkSteps*kn.nr, rows, acc) || !s.right(s.aCols, 1, s.rows, s.bPlain, s.cols, kn.nr, rows, acc) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+const checkSteps = 7 // a round of four and a rest
+
+// stridedCheck is a product of whole numbers below 51, rows x checkSteps by checkSteps x
+// cols: more rows than a tile has, and two tiles of columns.
+type stridedCheck[T float] struct {
+	kn                            *tileKernel[T]
+	rows, cols                    int
+	aRows, aCols, bPanels, bPlain []T
+	want, c                       []T // c has a row and a column more
+}
+
+func newStridedCheck[T float](kn *tileKernel[T]) *stridedCheck[T] {
+	s := &stridedCheck[T]{kn: kn, rows: 2*kn.mr + 3, cols: 2 * kn.nr}
+	s.aRows, s.aCols = make([]T, s.rows*checkSteps), make([]T, s.rows*checkSteps)
+	s.bPanels, s.bPlain = make([]T, s.cols*checkSteps), make([]T, s.cols*checkSteps)
+	s.want, s.c = make([]T, s.rows*s.cols), make([]T, (s.rows+1)*(s.cols+1))
+	for k := range checkSteps {
+		for j := range s.cols {
+			v := T((k*s.cols+j)*37%101 - 50)
+			s.bPlain[k*s.cols+j], s.bPanels[j/kn.nr*checkSteps*kn.nr+k*kn.nr+j%kn.nr] = v, v
+		}
+		for i := range s.rows {
+			v := T((i*checkSteps+k)*29%97 - 48)
+			s.aRows[i*checkSteps+k], s.aCols[k*s.rows+i] = v, v
+			goAxpyOf(v, s.bPlain[k*s.cols:][:s.cols], s.want[i*s.cols:][:s.cols])
+		}
+	}
+	return s
+}
+
+func goAxpyOf[T float](alpha T, x, y []T) {
+	for i, v := range x {
+		y[i] += alpha * v
+	}
+}
+
+// right multiplies the first m rows and says whether they, and what is around them, are
+// as they should be.
+func (s *stridedCheck[T]) right(a []T, ars, acs int, b []T, brs, bjs, m, acc int) bool {
+	ldc := s.cols + 1
+	c := s.c[:(m+1)*ldc]
+	for i := range c {
+		c[i] = 1
+	}
+	s.kn.strided(checkSteps, &a[0], ars, acs, &b[0], brs, bjs, &c[0], ldc, m, 2, acc)
+	for i := range m {
+		for j, w := range s.want[i*s.cols:][:s.cols] {
+			if c[i*ldc+j] != w+T(acc) {
+				return false
+			}
+		}
+		if c[i*ldc+s.cols] != 1 {
+			return false
+		}
+	}
+	for _, v := range c[m*ldc:] {
+		if v != 1 {
+			return false
+		}
+	}
+	return true
+}

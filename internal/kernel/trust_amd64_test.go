@@ -2,7 +2,11 @@
 
 package kernel
 
-import "testing"
+import (
+	"testing"
+
+	"golang.org/x/sys/cpu"
+)
 
 // TestTrusted wants the check to accept what keeps the contract, for every
 // shape of AVX-512 and AMX kernel, and to refuse what does not.
@@ -51,6 +55,98 @@ func TestTrusted(t *testing.T) {
 			if trusted(kn) {
 				t.Errorf("%+v: a kernel that fails (%s) is trusted", s, what)
 			}
+		}
+	}
+}
+
+// TestTrustedStrided is TestTrusted for strided kernels.
+func TestTrustedStrided(t *testing.T) {
+	testTrustedStrided[float32](t)
+	testTrustedStrided[float64](t)
+}
+
+func testTrustedStrided[T float](t *testing.T) {
+	for _, nr := range []int{8, 16, 32} {
+		kn := emulatedStrided[T](8, nr)
+		if !trustedStrided(kn) {
+			t.Errorf("8x%d: a good kernel is refused", nr)
+		}
+		good := kn.strided
+		for what, bad := range map[string]func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int){
+			"one row too many": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, ars, acs, b, brs, bjs, c, ldc, min(m+1, 19), nj, acc)
+			},
+			"always adds": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, ars, acs, b, brs, bjs, c, ldc, m, nj, 1)
+			},
+			"does not add": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, ars, acs, b, brs, bjs, c, ldc, m, nj, 0)
+			},
+			"a step too few": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k-1, a, ars, acs, b, brs, bjs, c, ldc, m, nj, acc)
+			},
+			"one tile only": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, ars, acs, b, brs, bjs, c, ldc, m, 1, acc)
+			},
+			"the first tile twice": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, ars, acs, b, brs, 0, c, ldc, m, nj, acc)
+			},
+			"wrong in one row of five": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, ars, acs, b, brs, bjs, c, ldc, m, nj, acc)
+				if m == 5 {
+					*at(c, 3*ldc+nr-1)++
+				}
+			},
+			"wrong in more rows than a tile": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, ars, acs, b, brs, bjs, c, ldc, min(m, 8), nj, acc)
+			},
+			"past the last column": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, ars, acs, b, brs, bjs, c, ldc, m, nj, acc)
+				*at(c, nj*nr) = 0
+			},
+			"rows of A alone": func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+				good(k, a, checkSteps, 1, b, brs, bjs, c, ldc, m, nj, acc)
+			},
+		} {
+			kn.strided = bad
+			if trustedStrided(kn) {
+				t.Errorf("8x%d: a kernel that fails (%s) is trusted", nr, what)
+			}
+		}
+	}
+}
+
+// TestTrustedHere runs the check with the kernels of this processor: one that is not
+// trusted would be passed over by all other tests.
+func TestTrustedHere(t *testing.T) {
+	x := &cpu.X86
+	if !x.HasAVX2 || !x.HasFMA {
+		t.Skip("this processor has no AVX2")
+	}
+	for _, kn := range []*tileKernel[float32]{&avx2Tile32, &avx2Narrow, &avx2Odd} {
+		if !trustedStrided(kn) {
+			t.Errorf("%s computes something else", kn.name)
+		}
+	}
+	if !trustedStrided(&avx2Tile64) {
+		t.Errorf("%s in float64 computes something else", avx2Tile64.name)
+	}
+	if !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL {
+		t.Skip("the AVX2 kernels are right; this processor has no AVX-512")
+	}
+	for _, kn := range []*tileKernel[float32]{&avx512Row, &avx512Half} {
+		if !trustedStrided(kn) {
+			t.Errorf("%s computes something else", kn.name)
+		}
+	}
+	for _, kn := range []*tileKernel[float64]{&avx512Row64, &avx512Half64} {
+		if !trustedStrided(kn) {
+			t.Errorf("%s in float64 computes something else", kn.name)
+		}
+	}
+	for _, kn := range []*tileKernel[float32]{&avx512Tile, &avx512Slim} {
+		if !trusted(kn) {
+			t.Errorf("%s computes something else", kn.name)
 		}
 	}
 }

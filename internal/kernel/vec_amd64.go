@@ -190,11 +190,15 @@ func avx2Stats(x []float32) Statistics {
 }
 
 func avx2UnpackInt8(dst []float32, src []int8, scale []float32) {
-	if len(scale) != 16 || len(src) == 0 {
+	switch {
+	case len(src) == 0:
+	case len(scale) == 16:
+		unpackInt8AVX2(&dst[0], &src[0], &scale[0], len(src)/16)
+	case len(scale) == 32:
+		unpackInt8x32AVX2(&dst[0], &src[0], &scale[0], len(src)/32)
+	default:
 		goUnpackInt8(dst, src, scale)
-		return
 	}
-	unpackInt8AVX2(&dst[0], &src[0], &scale[0], len(src)/16)
 }
 
 func avx2Transpose(dst []float32, ldd int, src []float32, lds, rows, cols int) {

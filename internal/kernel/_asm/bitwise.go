@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -271,23 +273,25 @@ func genTranspose() {
 	ret()
 }
 
-// genUnpackInt8 emits the widening of k rows of 16 scaled bytes.
-func genUnpackInt8() {
-	text("unpackInt8AVX2", "func(dst *float32, src *int8, scale *float32, k int)", "is goUnpackInt8 for k rows of 16.")
+// genUnpackInt8 emits the widening of rows of cols scaled bytes.
+func genUnpackInt8(name string, cols int) {
+	text(name, "func(dst *float32, src *int8, scale *float32, k int)", fmt.Sprintf("is goUnpackInt8 for k rows of %d.", cols))
 	dst, src, k, scale := ptr("dst"), ptr("src"), ptr("k"), ptr("scale")
-	s0, s1 := YMM(), YMM()
-	VMOVUPS(Mem{Base: scale}, s0)
-	VMOVUPS(Mem{Base: scale, Disp: 32}, s1)
+	s := make([]vec, cols/8)
+	for i := range s {
+		s[i] = YMM()
+		VMOVUPS(Mem{Base: scale, Disp: 32 * i}, s[i])
+	}
 	Label("loop")
-	for i, s := range []vec{s0, s1} {
+	for i := range s {
 		y := YMM()
 		VPMOVSXBD(Mem{Base: src, Disp: 8 * i}, y)
 		VCVTDQ2PS(y, y)
-		VMULPS(s, y, y)
+		VMULPS(s[i], y, y)
 		VMOVUPS(y, Mem{Base: dst, Disp: 32 * i})
 	}
-	ADDQ(Imm(16), src)
-	ADDQ(Imm(64), dst)
+	ADDQ(Imm(uint64(cols)), src)
+	ADDQ(Imm(uint64(4*cols)), dst)
 	DECQ(k)
 	JNZ(LabelRef("loop"))
 	ret()

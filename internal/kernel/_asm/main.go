@@ -14,10 +14,14 @@ import (
 func main() {
 	ConstraintExpr("amd64,!purego")
 
-	genStrided("stridedF32x6x16", 6, 2, false)
-	genStrided("stridedF32x8x8", 8, 1, false)  // for narrow C
-	genStrided("stridedF32x4x24", 4, 3, false) // for 24 columns, 72, …
-	genStrided("stridedF64x6x8", 6, 2, true)
+	genStrided("stridedF32x6x16", 6, 2, 32, false)
+	genStrided("stridedF32x8x8", 8, 1, 32, false)  // for narrow C
+	genStrided("stridedF32x4x24", 4, 3, 32, false) // for 24 columns, 72, …
+	genStrided("stridedF64x6x8", 6, 2, 32, true)
+	genStrided("stridedF32x8x32", 8, 2, 64, false)
+	genStrided("stridedF32x8x16", 8, 1, 64, false) // for narrow C and what 32 columns leave over
+	genStrided("stridedF64x8x16", 8, 2, 64, true)
+	genStrided("stridedF64x8x8", 8, 1, 64, true)
 	genPacked(packed{name: "packedF32x8x48", mr: 8, nv: 3})
 	genPacked(packed{name: "packedF32x24x16", mr: 24, nv: 1}) // for narrow C
 	genPacked(packed{name: "packedBF16x14x32", mr: 14, nv: 2, bf16: true})
@@ -33,7 +37,8 @@ func main() {
 	genConversions()
 	genStats()
 	genTranspose()
-	genUnpackInt8()
+	genUnpackInt8("unpackInt8AVX2", 16)
+	genUnpackInt8("unpackInt8x32AVX2", 32)
 	genFeatures()
 	emitConsts()
 	emitIndex()

@@ -9,20 +9,22 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// genStrided emits an AVX2 microkernel
+// genStrided emits a microkernel of vectors of vw bytes, 32 (AVX2) or 64 (AVX-512),
 //
 //	func name(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int)
 //
 // with the meaning of tileKernel.strided. There is one body for each m up to mr, so
-// that no row is computed in vain; more rows are taken mr at a time. Three rows of A are reached from one pointer, with
-// the index ars once and twice.
-func genStrided(name string, mr, nv int, f64 bool) {
-	o := strided{mr: mr, nv: nv, shift: 2, bcast: VBROADCASTSS, fma: VFMADD231PS, typ: "float32"}
+// that no row is computed in vain; more rows are taken mr at a time.
+func genStrided(name string, mr, nv, vw int, f64 bool) {
+	o := strided{mr: mr, nv: nv, vw: vw, shift: 2, regs: yregs, bcast: VBROADCASTSS, fma: VFMADD231PS, fmaBcast: VFMADD231PS_BCST, add: VADDPS, typ: "float32", set: ""}
 	if f64 {
-		o.shift, o.bcast, o.fma, o.typ = 3, VBROADCASTSD, VFMADD231PD, "float64"
+		o.shift, o.bcast, o.fma, o.fmaBcast, o.add, o.typ = 3, VBROADCASTSD, VFMADD231PD, VFMADD231PD_BCST, VADDPD, "float64"
+	}
+	if vw == 64 {
+		o.regs, o.set = zregs, " AVX-512"
 	}
 	TEXT(name, NOSPLIT, fmt.Sprintf("func(k int, a *%[1]s, ars, acs int, b *%[1]s, brs, bjs int, c *%[1]s, ldc, m, nj, acc int)", o.typ))
-	Doc(fmt.Sprintf("%s is a %dx%d microkernel; its reference is goStrided.", name, mr, nv*32>>o.shift))
+	Doc(fmt.Sprintf("%s is a %dx%d%s microkernel; its reference is goStrided.", name, mr, nv*vw>>o.shift, o.set))
 	Pragma("noescape")
 
 	o.a, o.b, o.c = Load(Param("a"), GP64()), Load(Param("b"), GP64()), Load(Param("c"), GP64())
@@ -31,6 +33,9 @@ func genStrided(name string, mr, nv int, f64 bool) {
 	o.nj = Load(Param("nj"), GP64())
 	for _, r := range []reg.Register{o.ars, o.acs, o.brs, o.ldc} {
 		SHLQ(Imm(o.shift), r)
+	}
+	if vw == 64 {
+		o.multiples()
 	}
 	Label("panel")
 	m := Load(Param("m"), GP64())
@@ -47,58 +52,98 @@ func genStrided(name string, mr, nv int, f64 bool) {
 }
 
 type strided struct {
-	mr, nv                          int
+	mr, nv, vw                      int
 	shift                           uint64
-	bcast                           func(ops ...Op)
-	fma                             func(ops ...Op)
-	typ                             string
+	regs                            []reg.Register
+	bcast, fma, fmaBcast, add       func(ops ...Op)
+	typ, set                        string
 	a, b, c, ars, acs, brs, ldc, nj reg.Register
-	pa                              []reg.Register // of rows 0, 3, 6
+	odd                             [4]reg.Register // ars once, 3, 5 and 7 times (AVX-512)
+	pa                              []reg.Register  // of rows 0, 3, 6; of row 0 with AVX-512
 	pb                              reg.Register
 }
 
-// rows emits the body for m rows.
-func (o *strided) rows(m int) {
-	l := func(s string) string { return fmt.Sprintf("%s%d", s, m) }
-	nacc := m * o.nv
-	acc := func(i, j int) reg.Register { return yregs[i*o.nv+j] }
+// multiples computes the odd multiples of ars. With them and the scales of an index, one
+// pointer reaches eight rows of A, which saves additions: a processor that starts four
+// instructions a cycle just keeps up with two multiplications.
+func (o *strided) multiples() {
+	o.odd[0] = o.ars
+	for i := 1; 2*i+1 < o.mr; i++ {
+		o.odd[i] = GP64()
+		LEAQ(Mem{Base: o.odd[i-1], Index: o.ars, Scale: 2}, o.odd[i])
+	}
+}
 
-	Label(l("rows"))
-	Label(l("tile"))
-	p := GP64()
-	MOVQ(o.c, p)
-	for i := range m {
-		PREFETCHT0(Mem{Base: p})
-		if i+1 < m {
-			ADDQ(o.ldc, p)
-		}
-	}
-	for i := range nacc {
-		VXORPS(yregs[i], yregs[i], yregs[i])
-	}
+// pointers sets pa and pb to the first step.
+func (o *strided) pointers(m int) {
 	o.pa, o.pb = []reg.Register{GP64()}, GP64()
 	MOVQ(o.a, o.pa[0])
 	MOVQ(o.b, o.pb)
-	for i := 3; i < m; i += 3 {
+	for i := 3; i < m && o.vw == 32; i += 3 {
 		last, next := o.pa[len(o.pa)-1], GP64()
 		LEAQ(Mem{Base: last, Index: o.ars, Scale: 2}, next)
 		ADDQ(o.ars, next)
 		o.pa = append(o.pa, next)
 	}
+}
+
+// element is where row i of A has the step's element. AVX2 reaches three rows from a
+// pointer, with the index ars once and twice.
+func (o *strided) element(i int) Mem {
+	if o.vw == 32 {
+		src := Mem{Base: o.pa[i/3]}
+		if i%3 > 0 {
+			src.Index, src.Scale = o.ars, uint8(i%3)
+		}
+		return src
+	}
+	src := Mem{Base: o.pa[0]}
+	if i > 0 {
+		scale := i & -i
+		src.Index, src.Scale = o.odd[i/scale/2], uint8(scale)
+	}
+	return src
+}
+
+// rows emits the body for m rows.
+func (o *strided) rows(m int) {
+	l := func(s string) string { return fmt.Sprintf("%s%d", s, m) }
+
+	Label(l("rows"))
+	Label(l("tile"))
+	p := GP64()
+	o.lines(m, p, func(int) {
+		PREFETCHT0(Mem{Base: p})
+		for d := 64; d < o.nv*o.vw && o.vw == 64; d += 64 {
+			PREFETCHT0(Mem{Base: p, Disp: d})
+		}
+	})
+	for _, r := range o.regs[:m*o.nv] {
+		if o.vw == 64 {
+			VPXORD(r, r, r)
+		} else {
+			VXORPS(r, r, r)
+		}
+	}
+	o.pointers(m)
 	k := Load(Param("k"), GP64())
-	SUBQ(Imm(4), k)
+	unroll := 4
+	if o.vw == 64 && m < o.mr { // the last rows of a product: their code is to be small
+		unroll = 2
+	}
+	SUBQ(Imm(uint64(unroll)), k)
 	JLT(LabelRef(l("rest")))
 	Label(l("loop"))
-	for range 4 {
-		o.step(m, acc)
+	for range unroll {
+		o.step(m)
 	}
-	SUBQ(Imm(4), k)
+	SUBQ(Imm(uint64(unroll)), k)
 	JGE(LabelRef(l("loop")))
 	Label(l("rest"))
-	ADDQ(Imm(4), k)
+	ADDQ(Imm(uint64(unroll)), k)
 	JZ(LabelRef(l("sum")))
 	Label(l("one"))
-	o.step(m, acc)
+	o.step(m)
 	DECQ(k)
 	JNZ(LabelRef(l("one")))
 
@@ -106,33 +151,21 @@ func (o *strided) rows(m int) {
 	accum := Load(Param("acc"), GP64())
 	TESTQ(accum, accum)
 	JZ(LabelRef(l("store")))
-	MOVQ(o.c, p)
-	for i := range m {
+	o.lines(m, p, func(i int) {
 		for j := range o.nv {
-			if o.typ == "float64" {
-				VADDPD(Mem{Base: p, Disp: j * 32}, acc(i, j), acc(i, j))
-			} else {
-				VADDPS(Mem{Base: p, Disp: j * 32}, acc(i, j), acc(i, j))
-			}
+			o.add(Mem{Base: p, Disp: j * o.vw}, o.acc(i, j), o.acc(i, j))
 		}
-		if i+1 < m {
-			ADDQ(o.ldc, p)
-		}
-	}
+	})
 	Label(l("store"))
-	MOVQ(o.c, p)
-	for i := range m {
+	o.lines(m, p, func(i int) {
 		for j := range o.nv {
-			VMOVUPS(acc(i, j), Mem{Base: p, Disp: j * 32})
+			VMOVUPS(o.acc(i, j), Mem{Base: p, Disp: j * o.vw})
 		}
-		if i+1 < m {
-			ADDQ(o.ldc, p)
-		}
-	}
+	})
 	bjs := Load(Param("bjs"), GP64())
 	SHLQ(Imm(o.shift), bjs)
 	ADDQ(bjs, o.b)
-	ADDQ(Imm(uint64(o.nv*32)), o.c)
+	ADDQ(Imm(uint64(o.nv*o.vw)), o.c)
 	DECQ(o.nj)
 	JNZ(LabelRef(l("tile")))
 	if m < o.mr {
@@ -140,6 +173,20 @@ func (o *strided) rows(m int) {
 		return
 	}
 	o.next()
+}
+
+// acc is the sum of row i and vector j.
+func (o *strided) acc(i, j int) reg.Register { return o.regs[i*o.nv+j] }
+
+// lines emits f for each of m rows of C, with p pointing to it.
+func (o *strided) lines(m int, p reg.Register, f func(i int)) {
+	MOVQ(o.c, p)
+	for i := range m {
+		f(i)
+		if i+1 < m {
+			ADDQ(o.ldc, p)
+		}
+	}
 }
 
 // next goes on to the next mr rows, if there are any. Where they begin is kept in
@@ -150,9 +197,14 @@ func (o *strided) next() {
 	JZ(LabelRef("end"))
 	Store(m, Param("m"))
 	Load(Param("c"), o.c)
-	for range o.mr {
-		ADDQ(o.ars, o.a)
-		ADDQ(o.ldc, o.c)
+	if o.vw == 64 {
+		LEAQ(Mem{Base: o.a, Index: o.ars, Scale: uint8(o.mr)}, o.a)
+		LEAQ(Mem{Base: o.c, Index: o.ldc, Scale: uint8(o.mr)}, o.c)
+	} else {
+		for range o.mr {
+			ADDQ(o.ars, o.a)
+			ADDQ(o.ldc, o.c)
+		}
 	}
 	Store(o.c, Param("c"))
 	Load(Param("b"), o.b)
@@ -161,23 +213,22 @@ func (o *strided) next() {
 }
 
 // step emits the multiply-adds of one step of k.
-func (o *strided) step(m int, acc func(i, j int) reg.Register) {
+func (o *strided) step(m int) {
 	nacc := m * o.nv
-	nb := 16 - nacc - o.nv // registers left for elements of A
-	nb = min(nb, 4)
 	for j := range o.nv {
-		VMOVUPS(Mem{Base: o.pb, Disp: j * 32}, yregs[nacc+j])
+		VMOVUPS(Mem{Base: o.pb, Disp: j * o.vw}, o.regs[nacc+j])
 	}
 	ADDQ(o.brs, o.pb)
+	nb := min(4, len(o.regs)-nacc-o.nv) // registers left for elements of A
 	for i := range m {
-		src := Mem{Base: o.pa[i/3]}
-		if i%3 > 0 {
-			src.Index, src.Scale = o.ars, uint8(i%3)
+		if o.vw == 64 && o.nv == 1 { // an element that is used once needs no register
+			o.fmaBcast(o.element(i), o.regs[nacc], o.acc(i, 0))
+			continue
 		}
-		av := yregs[nacc+o.nv+i%nb]
-		o.bcast(src, av)
+		av := o.regs[nacc+o.nv+i%nb]
+		o.bcast(o.element(i), av)
 		for j := range o.nv {
-			o.fma(yregs[nacc+j], av, acc(i, j))
+			o.fma(o.regs[nacc+j], av, o.acc(i, j))
 		}
 	}
 	for _, p := range o.pa {
