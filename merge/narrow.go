@@ -10,8 +10,8 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
-// Rounding to nearest into 16 bits does not need the update in float64: in float32,
-// with a bound of its error, it decides all but a few in a thousand elements, at a third of
+// Rounding into 16 bits, to nearest or stochastically, does not need the update in float64: in
+// float32, with a bound of its error, it decides all but a few in a thousand elements, at a third of
 // the time. Those that it leaves in doubt are computed in float64, and what that leaves in doubt
 // exactly, so that the results are the same to the last bit.
 
@@ -116,7 +116,7 @@ func widens(t tensor.DType) bool { return t == tensor.F32 || t == tensor.BF16 ||
 
 // halves tells whether the rounder takes updates in float32.
 func (r *rounder) halves() bool {
-	return r.mode == Nearest && (r.to == tensor.BF16 || r.to == tensor.F16) && widens(r.from)
+	return r.mode != ErrorFeedback && (r.to == tensor.BF16 || r.to == tensor.F16) && widens(r.from)
 }
 
 // rowOfHalves is row for 16-bit formats. d has the update within bound, and none of its
@@ -125,7 +125,12 @@ func (r *rounder) rowOfHalves(dst, src []byte, d []float32, bound, size float64,
 	_, e := math.Frexp(size)
 	var s kernel.RoundSums
 	doubt := grow(&r.doubt, (len(d)+7)/8)
-	kernel.AddRound16(r.to, r.from, dst, src, d, up32(bound), float32(math.Ldexp(1, -min(max(e, -126), 126))), doubt, &s)
+	scale := float32(math.Ldexp(1, -min(max(e, -126), 126)))
+	if r.mode == Stochastic {
+		kernel.AddRandom16(r.to, r.from, dst, src, d, r.randoms(i, c0, len(d)), up32(bound), scale, doubt, &s)
+	} else {
+		kernel.AddRound16(r.to, r.from, dst, src, d, up32(bound), scale, doubt, &s)
+	}
 	r.sums.addKernel(&s)
 	for k := range inDoubt(doubt) {
 		w := r.element(src, k)
@@ -135,7 +140,13 @@ func (r *rounder) rowOfHalves(dst, src []byte, d []float32, bound, size float64,
 		} else {
 			x = r.t.at(i, c0+k)
 		}
-		if err := r.one(dst, src, w, x, i, c0, k); err != nil {
+		var err error
+		if r.mode == Stochastic {
+			err = r.otherOne(dst, src, w, x, nil, i, c0, k)
+		} else {
+			err = r.one(dst, src, w, x, i, c0, k)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -96,6 +96,9 @@ type rounder struct {
 	d32   []float32
 	wide  []byte
 	doubt []uint8
+	// Random bits of a row; one element's base, update and carry.
+	random     []uint32
+	w1, d1, c1 [1]float64
 }
 
 func newRounder(t *target, from, to tensor.DType, o *Options, name string, inputLast bool) *rounder {
@@ -261,9 +264,11 @@ func (r *rounder) other(dst, src []byte, w, d, carry []float64, i, c0 int) error
 	var sqErr, sqDelta, maxErr float64
 	w = w[:len(d)]
 	for k, x := range d {
-		c := &carry[0]
-		if !r.along {
-			c = &carry[k]
+		c := &r.c1[0]
+		if feedback {
+			if c = &carry[0]; !r.along {
+				c = &carry[k]
+			}
 		}
 		x = r.canonical(x, w[k], i, c0+k)
 		sum := w[k] + x
@@ -308,49 +313,6 @@ func (r *rounder) other(dst, src []byte, w, d, carry []float64, i, c0 int) error
 	}
 	r.sums.add(&sums{same: same, zero: zero, sqErr: sqErr, sqDelta: sqDelta, maxErr: maxErr})
 	return nil
-}
-
-// updateDrop is what updateFormat leaves out of a float64's mantissa, updateSlack
-// how near to the middle between two of its numbers an update is looked at exactly.
-const (
-	updateDrop  = 29
-	updateSlack = 1 << 17
-)
-
-// updateFormat is what updates are rounded to before they are rounded stochastically
-// or with error feedback: float32's 24 bits, with the exponents of float64. The float64 sums that updates are computed as
-// differ in their last bits between processors, and where chance or a carry
-// decides, so would the results; rounded from the exact value they are the same everywhere.
-var updateFormat = &binfmt{drop: updateDrop, slack: updateSlack}
-
-// canonical is the exact update of element (i, j), of which x is the computed and w
-// the base's value, rounded to updateFormat.
-func (r *rounder) canonical(x, w float64, i, j int) float64 {
-	m := math.Float64bits(x) &^ signBit
-	if m < r.updateTiny || m&(1<<updateDrop-1)-(1<<(updateDrop-1)-updateSlack) < 2*updateSlack {
-		return r.canonicalSlow(w, i, j)
-	}
-	return roundUpdate(x)
-}
-
-// roundUpdate rounds to nearest, ties to even.
-func roundUpdate(x float64) float64 {
-	u := math.Float64bits(x)
-	m := u &^ signBit
-	return math.Float64frombits(u&signBit | (m+(1<<(updateDrop-1)-1)+m>>updateDrop&1)&^(1<<updateDrop-1))
-}
-
-func (r *rounder) canonicalSlow(w float64, i, j int) float64 {
-	if w-w != 0 {
-		return 0 // the base's element is kept
-	}
-	var x float64
-	if r.t.scale == nil {
-		x = r.t.exact(i, j, 0, false)
-	} else {
-		x = r.t.exact(i, j, w, false) - w
-	}
-	return roundUpdate(x)
 }
 
 // otherSlow rounds element k of the row where the result may be no normal number
