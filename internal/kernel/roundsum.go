@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"unsafe"
 
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
@@ -51,14 +50,8 @@ func AddRound16(to, from tensor.DType, dst, src []byte, d []float32, bound, scal
 		t := takeScratch[float32]()
 		defer t.release()
 		for i := 0; i < len(d); i += piece {
-			w := grow(&t.a, piece)[:min(piece, len(d)-i)]
-			if from == tensor.BF16 {
-				BF16ToF32(w, src[2*i:][:2*len(w)])
-			} else {
-				F16ToF32(w, src[2*i:][:2*len(w)])
-			}
-			bytes := unsafe.Slice((*byte)(unsafe.Pointer(&w[0])), 4*len(w))
-			addRound("AddRound16", 2, 4, dst[2*i:], bytes, d[i:][:len(w)], bound, scale, doubt[i/8:], s, arch32, plain32)
+			n := min(piece, len(d)-i)
+			addRound("AddRound16", 2, 4, dst[2*i:], widened(grow(&t.a, piece)[:n], src[2*i:], from), d[i:][:n], bound, scale, doubt[i/8:], s, arch32, plain32)
 		}
 	default:
 		panic(fmt.Sprintf("kernel: AddRound16 from %v", from))
@@ -77,12 +70,7 @@ type roundFunc[T float] func(dst, src []byte, d []T, bound, scale T, doubt []uin
 // addRound does elements of so many bytes each, of dst and of src.
 func addRound[T float](what string, width, srcWidth int, dst, src []byte, d []T, bound, scale T, doubt []uint8, s *RoundSums, arch, plain roundFunc[T]) {
 	n := len(d)
-	if len(dst) < width*n || len(src) < srcWidth*n || len(doubt) < (n+7)/8 {
-		panic(fmt.Sprintf("kernel: %s: %d and %d bytes, %d of doubt, for %d elements", what, len(dst), len(src), len(doubt), n))
-	}
-	if !(bound >= 0x1p-100) {
-		panic(fmt.Sprintf("kernel: %s: error bound %v", what, bound))
-	}
+	checkRound(what, width, srcWidth, n, dst, src, doubt, float64(bound))
 	done := 0
 	if cur != &goPath {
 		done = arch(dst, src, d, bound, scale, doubt, s)
@@ -92,17 +80,40 @@ func addRound[T float](what string, width, srcWidth int, dst, src []byte, d []T,
 	}
 }
 
+func checkRound(what string, width, srcWidth, n int, dst, src []byte, doubt []uint8, bound float64) {
+	if len(dst) < width*n || len(src) < srcWidth*n || len(doubt) < (n+7)/8 {
+		panic(fmt.Sprintf("kernel: %s: %d and %d bytes, %d of doubt, for %d elements", what, len(dst), len(src), len(doubt), n))
+	}
+	if !(bound >= 0x1p-100) {
+		panic(fmt.Sprintf("kernel: %s: error bound %v", what, bound))
+	}
+}
+
 // format16 is a format of 16 bits; codes with all bits of inf are not finite.
 type format16 struct {
 	inf  uint16
 	from func(uint16) float32
 	to   func(float32) uint16
+	// As numbers of float32: bits that are cut off, the smallest normal and the largest finite
+	// number, what is taken off the codes.
+	drop               uint
+	tiny, huge, rebias uint32
 }
 
 var (
-	formatBF16 = format16{0x7f80, tensor.BF16ToF32, tensor.F32ToBF16}
-	formatF16  = format16{0x7c00, tensor.F16ToF32, tensor.F32ToF16}
+	formatBF16 = format16{0x7f80, tensor.BF16ToF32, tensor.F32ToBF16, 16, 0x00800000, 0x7f7f0000, 0}
+	formatF16  = format16{0x7c00, tensor.F16ToF32, tensor.F32ToF16, 13, (127 - 14) << 23, (127+15)<<23 | 0x3ff<<13, 112 << 10}
 )
+
+// base is element i of src, in the format or in float32, and what it is in the format.
+func (f *format16) base(src []byte, i int, wide bool) (w, kept float32) {
+	if wide {
+		w = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		return w, f.from(f.to(w))
+	}
+	w = f.from(binary.LittleEndian.Uint16(src[2*i:]))
+	return w, w
+}
 
 func goAddRoundBF16(dst, src []byte, d []float32, bound, scale float32, doubt []uint8, s *RoundSums) int {
 	return formatBF16.addRound(dst, src, false, d, bound, scale, doubt, s)
@@ -125,14 +136,7 @@ func (f *format16) addRound(dst, src []byte, wide bool, d []float32, bound, scal
 	clear(doubt[:(len(d)+7)/8])
 	var sums goSums
 	for i, x := range d {
-		var w, base float32
-		if wide {
-			w = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-			base = f.from(f.to(w))
-		} else {
-			w = f.from(binary.LittleEndian.Uint16(src[2*i:]))
-			base = w
-		}
+		w, base := f.base(src, i, wide)
 		sum := w + x
 		e := (abs32(sum)+abs32(x))*0x1p-22 + bound
 		code := f.to(sum - e)

@@ -1075,3 +1075,1206 @@ end:
 	VMOVUPS Y4, 128(AX)
 	VZEROUPPER
 	RET
+
+// func splitMixAVX2(dst *uint32, n int, at uint64, shift uint64, mask uint64)
+// Requires: AVX, AVX2
+TEXT ·splitMixAVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VPBROADCASTQ mask+32(FP), Y0
+	VMOVQ        shift+24(FP), X1
+	VPBROADCASTQ at+16(FP), Y2
+	VPADDQ       roundsum_lanes1<>+0(SB), Y2, Y3
+	VPADDQ       roundsum_lanes0<>+0(SB), Y2, Y2
+	SUBQ         $0x08, CX
+	JLT          end
+
+loop:
+	VPSRLQ   $0x1e, Y2, Y5
+	VPSRLQ   $0x1e, Y3, Y8
+	VPXOR    Y5, Y2, Y4
+	VPXOR    Y8, Y3, Y7
+	VPSRLQ   $0x20, Y4, Y5
+	VPSRLQ   $0x20, Y7, Y8
+	VPMULUDQ roundsum_mix1high<>+0(SB), Y4, Y6
+	VPMULUDQ roundsum_mix1high<>+0(SB), Y7, Y9
+	VPMULUDQ roundsum_mix1<>+0(SB), Y5, Y5
+	VPMULUDQ roundsum_mix1<>+0(SB), Y8, Y8
+	VPMULUDQ roundsum_mix1<>+0(SB), Y4, Y4
+	VPMULUDQ roundsum_mix1<>+0(SB), Y7, Y7
+	VPADDQ   Y6, Y5, Y5
+	VPADDQ   Y9, Y8, Y8
+	VPSLLQ   $0x20, Y5, Y5
+	VPSLLQ   $0x20, Y8, Y8
+	VPADDQ   Y5, Y4, Y4
+	VPADDQ   Y8, Y7, Y7
+	VPSRLQ   $0x1b, Y4, Y5
+	VPSRLQ   $0x1b, Y7, Y8
+	VPXOR    Y5, Y4, Y4
+	VPXOR    Y8, Y7, Y7
+	VPSRLQ   $0x20, Y4, Y5
+	VPSRLQ   $0x20, Y7, Y8
+	VPMULUDQ roundsum_mix2high<>+0(SB), Y4, Y6
+	VPMULUDQ roundsum_mix2high<>+0(SB), Y7, Y9
+	VPMULUDQ roundsum_mix2<>+0(SB), Y5, Y5
+	VPMULUDQ roundsum_mix2<>+0(SB), Y8, Y8
+	VPMULUDQ roundsum_mix2<>+0(SB), Y4, Y4
+	VPMULUDQ roundsum_mix2<>+0(SB), Y7, Y7
+	VPADDQ   Y6, Y5, Y5
+	VPADDQ   Y9, Y8, Y8
+	VPSLLQ   $0x20, Y5, Y5
+	VPSLLQ   $0x20, Y8, Y8
+	VPADDQ   Y5, Y4, Y4
+	VPADDQ   Y8, Y7, Y7
+	VPSRLQ   $0x1f, Y4, Y5
+	VPSRLQ   $0x1f, Y7, Y8
+	VPXOR    Y5, Y4, Y4
+	VPXOR    Y8, Y7, Y7
+	VPSRLQ   X1, Y4, Y4
+	VPSRLQ   X1, Y7, Y7
+	VPADDQ   roundsum_step<>+0(SB), Y2, Y2
+	VPADDQ   roundsum_step<>+0(SB), Y3, Y3
+	VSHUFPS  $0x88, Y7, Y4, Y4
+	VPAND    Y0, Y4, Y4
+	VMOVDQU  Y4, (AX)
+	ADDQ     $0x20, AX
+	SUBQ     $0x08, CX
+	JGE      loop
+
+end:
+	VZEROUPPER
+	RET
+
+DATA roundsum_lanes0<>+0(SB)/8, $0x0000000000000000
+DATA roundsum_lanes0<>+8(SB)/8, $0x9e3779b97f4a7c15
+DATA roundsum_lanes0<>+16(SB)/8, $0x78dde6e5fd29f054
+DATA roundsum_lanes0<>+24(SB)/8, $0x1715609f7c746c69
+GLOBL roundsum_lanes0<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_lanes1<>+0(SB)/8, $0x3c6ef372fe94f82a
+DATA roundsum_lanes1<>+8(SB)/8, $0xdaa66d2c7ddf743f
+DATA roundsum_lanes1<>+16(SB)/8, $0xb54cda58fbbee87e
+DATA roundsum_lanes1<>+24(SB)/8, $0x538454127b096493
+GLOBL roundsum_lanes1<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_step<>+0(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA roundsum_step<>+8(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA roundsum_step<>+16(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA roundsum_step<>+24(SB)/8, $0xf1bbcdcbfa53e0a8
+GLOBL roundsum_step<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_mix1<>+0(SB)/8, $0xbf58476d1ce4e5b9
+DATA roundsum_mix1<>+8(SB)/8, $0xbf58476d1ce4e5b9
+DATA roundsum_mix1<>+16(SB)/8, $0xbf58476d1ce4e5b9
+DATA roundsum_mix1<>+24(SB)/8, $0xbf58476d1ce4e5b9
+GLOBL roundsum_mix1<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_mix2<>+0(SB)/8, $0x94d049bb133111eb
+DATA roundsum_mix2<>+8(SB)/8, $0x94d049bb133111eb
+DATA roundsum_mix2<>+16(SB)/8, $0x94d049bb133111eb
+DATA roundsum_mix2<>+24(SB)/8, $0x94d049bb133111eb
+GLOBL roundsum_mix2<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_mix1high<>+0(SB)/8, $0x00000000bf58476d
+DATA roundsum_mix1high<>+8(SB)/8, $0x00000000bf58476d
+DATA roundsum_mix1high<>+16(SB)/8, $0x00000000bf58476d
+DATA roundsum_mix1high<>+24(SB)/8, $0x00000000bf58476d
+GLOBL roundsum_mix1high<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_mix2high<>+0(SB)/8, $0x0000000094d049bb
+DATA roundsum_mix2high<>+8(SB)/8, $0x0000000094d049bb
+DATA roundsum_mix2high<>+16(SB)/8, $0x0000000094d049bb
+DATA roundsum_mix2high<>+24(SB)/8, $0x0000000094d049bb
+GLOBL roundsum_mix2high<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_belowtiny_bf16<>+0(SB)/4, $0x007fffff
+DATA roundsum_belowtiny_bf16<>+4(SB)/4, $0x007fffff
+DATA roundsum_belowtiny_bf16<>+8(SB)/4, $0x007fffff
+DATA roundsum_belowtiny_bf16<>+12(SB)/4, $0x007fffff
+DATA roundsum_belowtiny_bf16<>+16(SB)/4, $0x007fffff
+DATA roundsum_belowtiny_bf16<>+20(SB)/4, $0x007fffff
+DATA roundsum_belowtiny_bf16<>+24(SB)/4, $0x007fffff
+DATA roundsum_belowtiny_bf16<>+28(SB)/4, $0x007fffff
+GLOBL roundsum_belowtiny_bf16<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_most_bf16<>+0(SB)/4, $0x00007f7e
+DATA roundsum_most_bf16<>+4(SB)/4, $0x00007f7e
+DATA roundsum_most_bf16<>+8(SB)/4, $0x00007f7e
+DATA roundsum_most_bf16<>+12(SB)/4, $0x00007f7e
+DATA roundsum_most_bf16<>+16(SB)/4, $0x00007f7e
+DATA roundsum_most_bf16<>+20(SB)/4, $0x00007f7e
+DATA roundsum_most_bf16<>+24(SB)/4, $0x00007f7e
+DATA roundsum_most_bf16<>+28(SB)/4, $0x00007f7e
+GLOBL roundsum_most_bf16<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_belowtiny_f16<>+0(SB)/4, $0x387fffff
+DATA roundsum_belowtiny_f16<>+4(SB)/4, $0x387fffff
+DATA roundsum_belowtiny_f16<>+8(SB)/4, $0x387fffff
+DATA roundsum_belowtiny_f16<>+12(SB)/4, $0x387fffff
+DATA roundsum_belowtiny_f16<>+16(SB)/4, $0x387fffff
+DATA roundsum_belowtiny_f16<>+20(SB)/4, $0x387fffff
+DATA roundsum_belowtiny_f16<>+24(SB)/4, $0x387fffff
+DATA roundsum_belowtiny_f16<>+28(SB)/4, $0x387fffff
+GLOBL roundsum_belowtiny_f16<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_most_f16<>+0(SB)/4, $0x00023bfe
+DATA roundsum_most_f16<>+4(SB)/4, $0x00023bfe
+DATA roundsum_most_f16<>+8(SB)/4, $0x00023bfe
+DATA roundsum_most_f16<>+12(SB)/4, $0x00023bfe
+DATA roundsum_most_f16<>+16(SB)/4, $0x00023bfe
+DATA roundsum_most_f16<>+20(SB)/4, $0x00023bfe
+DATA roundsum_most_f16<>+24(SB)/4, $0x00023bfe
+DATA roundsum_most_f16<>+28(SB)/4, $0x00023bfe
+GLOBL roundsum_most_f16<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_rebias_f16<>+0(SB)/4, $0x0001c000
+DATA roundsum_rebias_f16<>+4(SB)/4, $0x0001c000
+DATA roundsum_rebias_f16<>+8(SB)/4, $0x0001c000
+DATA roundsum_rebias_f16<>+12(SB)/4, $0x0001c000
+DATA roundsum_rebias_f16<>+16(SB)/4, $0x0001c000
+DATA roundsum_rebias_f16<>+20(SB)/4, $0x0001c000
+DATA roundsum_rebias_f16<>+24(SB)/4, $0x0001c000
+DATA roundsum_rebias_f16<>+28(SB)/4, $0x0001c000
+GLOBL roundsum_rebias_f16<>(SB), RODATA|NOPTR, $32
+
+// func addRandomBF16AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addRandomBF16AVX2(SB), NOSPLIT, $64-64
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+48(FP), SI
+	MOVQ         random+24(FP), DI
+	MOVQ         n+32(FP), R8
+	VBROADCASTSS bound+40(FP), Y0
+	VMOVUPS      Y0, (SP)
+	VBROADCASTSS scale+44(FP), Y0
+	VMOVUPS      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         AX, AX
+	SUBQ         $0x10, R8
+	JLT          single
+
+loop:
+	VPMOVZXWD    (DX)(AX*2), Y5
+	VPMOVZXWD    16(DX)(AX*2), Y10
+	VPSLLD       $0x10, Y5, Y5
+	VPSLLD       $0x10, Y10, Y10
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VADDPS       32(BX)(AX*4), Y10, Y11
+	VMOVUPS      (BX)(AX*4), Y8
+	VMOVUPS      32(BX)(AX*4), Y13
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y12
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y13, Y13
+	VADDPS       Y7, Y8, Y8
+	VADDPS       Y12, Y13, Y13
+	VXORPS       Y7, Y6, Y9
+	VXORPS       Y12, Y11, Y14
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VMULPS       roundsum_small32<>+0(SB), Y13, Y13
+	VADDPS       (SP), Y8, Y8
+	VADDPS       (SP), Y13, Y13
+	VSUBPS       Y8, Y7, Y6
+	VSUBPS       Y13, Y12, Y11
+	VADDPS       Y8, Y7, Y7
+	VADDPS       Y13, Y12, Y12
+	VPCMPGTD     roundsum_belowtiny_bf16<>+0(SB), Y6, Y8
+	VPCMPGTD     roundsum_belowtiny_bf16<>+0(SB), Y11, Y13
+	VPADDD       (DI)(AX*4), Y6, Y6
+	VPADDD       32(DI)(AX*4), Y11, Y11
+	VPADDD       (DI)(AX*4), Y7, Y7
+	VPADDD       32(DI)(AX*4), Y12, Y12
+	VPSRLD       $0x10, Y6, Y6
+	VPSRLD       $0x10, Y11, Y11
+	VPSRLD       $0x10, Y7, Y7
+	VPSRLD       $0x10, Y12, Y12
+	VPCMPEQD     Y6, Y7, Y7
+	VPCMPEQD     Y11, Y12, Y12
+	VPAND        Y8, Y7, Y7
+	VPAND        Y13, Y12, Y12
+	VMOVDQU      Y6, Y8
+	VMOVDQU      Y11, Y13
+	VPCMPGTD     roundsum_most_bf16<>+0(SB), Y8, Y8
+	VPCMPGTD     roundsum_most_bf16<>+0(SB), Y13, Y13
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y12, Y13, Y12
+	VMOVMSKPS    Y7, R9
+	XORL         $0xff, R9
+	MOVQ         AX, R10
+	SHRQ         $0x03, R10
+	MOVB         R9, (SI)(R10*1)
+	VMOVMSKPS    Y12, R9
+	XORL         $0xff, R9
+	MOVQ         AX, R10
+	SHRQ         $0x03, R10
+	MOVB         R9, 1(SI)(R10*1)
+	VPSLLD       $0x10, Y6, Y6
+	VPSLLD       $0x10, Y11, Y11
+	VPOR         Y9, Y6, Y6
+	VPOR         Y14, Y11, Y11
+	VPSRLD       $0x10, Y6, Y8
+	VPSRLD       $0x10, Y11, Y13
+	VEXTRACTI128 $0x01, Y8, X9
+	VEXTRACTI128 $0x01, Y13, X14
+	VPACKUSDW    X9, X8, X8
+	VPACKUSDW    X14, X13, X13
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVDQU      X13, 16(CX)(AX*2)
+	VMOVUPS      Y5, Y9
+	VMOVUPS      Y10, Y14
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VCMPPS       $0x00, Y11, Y14, Y14
+	VMOVUPS      32(SP), Y8
+	VMOVUPS      32(SP), Y13
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VMULPS       32(BX)(AX*4), Y13, Y13
+	VSUBPS       Y5, Y6, Y6
+	VSUBPS       Y10, Y11, Y11
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VPSUBD       Y9, Y0, Y0
+	VPSUBD       Y14, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VFMSUB132PS  32(SP), Y13, Y11
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y14, Y14, Y14
+	VANDPS       Y7, Y8, Y8
+	VANDPS       Y12, Y13, Y13
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VCMPPS       $0x00, 32(BX)(AX*4), Y14, Y14
+	VANDPS       Y7, Y6, Y6
+	VANDPS       Y12, Y11, Y11
+	VFMADD231PS  Y8, Y8, Y3
+	VFMADD231PS  Y13, Y13, Y3
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VFMADD231PS  Y6, Y6, Y2
+	VFMADD231PS  Y11, Y11, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y11
+	VPSUBD       Y9, Y1, Y1
+	VPSUBD       Y14, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+	VMAXPS       Y11, Y4, Y4
+	ADDQ         $0x10, AX
+	SUBQ         $0x10, R8
+	JGE          loop
+
+single:
+	ADDQ         $0x08, R8
+	JLT          end
+	VPMOVZXWD    (DX)(AX*2), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VMOVUPS      (BX)(AX*4), Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y8, Y8
+	VXORPS       Y7, Y6, Y9
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VADDPS       (SP), Y8, Y8
+	VSUBPS       Y8, Y7, Y6
+	VADDPS       Y8, Y7, Y7
+	VPCMPGTD     roundsum_belowtiny_bf16<>+0(SB), Y6, Y8
+	VPADDD       (DI)(AX*4), Y6, Y6
+	VPADDD       (DI)(AX*4), Y7, Y7
+	VPSRLD       $0x10, Y6, Y6
+	VPSRLD       $0x10, Y7, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPAND        Y8, Y7, Y7
+	VMOVDQU      Y6, Y8
+	VPCMPGTD     roundsum_most_bf16<>+0(SB), Y8, Y8
+	VPANDN       Y7, Y8, Y7
+	VMOVMSKPS    Y7, DX
+	XORL         $0xff, DX
+	MOVQ         AX, DI
+	SHRQ         $0x03, DI
+	MOVB         DL, (SI)(DI*1)
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y9, Y6, Y6
+	VPSRLD       $0x10, Y6, Y8
+	VEXTRACTI128 $0x01, Y8, X9
+	VPACKUSDW    X9, X8, X8
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVUPS      Y5, Y9
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VMOVUPS      32(SP), Y8
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VSUBPS       Y5, Y6, Y6
+	VANDPS       Y7, Y9, Y9
+	VPSUBD       Y9, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VXORPS       Y9, Y9, Y9
+	VANDPS       Y7, Y8, Y8
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VANDPS       Y7, Y6, Y6
+	VFMADD231PS  Y8, Y8, Y3
+	VANDPS       Y7, Y9, Y9
+	VFMADD231PS  Y6, Y6, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VPSUBD       Y9, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+
+end:
+	MOVQ    sums+56(FP), AX
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VZEROUPPER
+	RET
+
+// func addRandomF16AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·addRandomF16AVX2(SB), NOSPLIT, $64-64
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+48(FP), SI
+	MOVQ         random+24(FP), DI
+	MOVQ         n+32(FP), R8
+	VBROADCASTSS bound+40(FP), Y0
+	VMOVUPS      Y0, (SP)
+	VBROADCASTSS scale+44(FP), Y0
+	VMOVUPS      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         AX, AX
+	SUBQ         $0x10, R8
+	JLT          single
+
+loop:
+	VCVTPH2PS    (DX)(AX*2), Y5
+	VCVTPH2PS    16(DX)(AX*2), Y10
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VADDPS       32(BX)(AX*4), Y10, Y11
+	VMOVUPS      (BX)(AX*4), Y8
+	VMOVUPS      32(BX)(AX*4), Y13
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y12
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y13, Y13
+	VADDPS       Y7, Y8, Y8
+	VADDPS       Y12, Y13, Y13
+	VXORPS       Y7, Y6, Y9
+	VXORPS       Y12, Y11, Y14
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VMULPS       roundsum_small32<>+0(SB), Y13, Y13
+	VADDPS       (SP), Y8, Y8
+	VADDPS       (SP), Y13, Y13
+	VSUBPS       Y8, Y7, Y6
+	VSUBPS       Y13, Y12, Y11
+	VADDPS       Y8, Y7, Y7
+	VADDPS       Y13, Y12, Y12
+	VPCMPGTD     roundsum_belowtiny_f16<>+0(SB), Y6, Y8
+	VPCMPGTD     roundsum_belowtiny_f16<>+0(SB), Y11, Y13
+	VPADDD       (DI)(AX*4), Y6, Y6
+	VPADDD       32(DI)(AX*4), Y11, Y11
+	VPADDD       (DI)(AX*4), Y7, Y7
+	VPADDD       32(DI)(AX*4), Y12, Y12
+	VPSRLD       $0x0d, Y6, Y6
+	VPSRLD       $0x0d, Y11, Y11
+	VPSRLD       $0x0d, Y7, Y7
+	VPSRLD       $0x0d, Y12, Y12
+	VPCMPEQD     Y6, Y7, Y7
+	VPCMPEQD     Y11, Y12, Y12
+	VPAND        Y8, Y7, Y7
+	VPAND        Y13, Y12, Y12
+	VMOVDQU      Y6, Y8
+	VMOVDQU      Y11, Y13
+	VPCMPGTD     roundsum_most_f16<>+0(SB), Y8, Y8
+	VPCMPGTD     roundsum_most_f16<>+0(SB), Y13, Y13
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y12, Y13, Y12
+	VMOVMSKPS    Y7, R9
+	XORL         $0xff, R9
+	MOVQ         AX, R10
+	SHRQ         $0x03, R10
+	MOVB         R9, (SI)(R10*1)
+	VMOVMSKPS    Y12, R9
+	XORL         $0xff, R9
+	MOVQ         AX, R10
+	SHRQ         $0x03, R10
+	MOVB         R9, 1(SI)(R10*1)
+	VPSUBD       roundsum_rebias_f16<>+0(SB), Y6, Y8
+	VPSUBD       roundsum_rebias_f16<>+0(SB), Y11, Y13
+	VPSLLD       $0x0d, Y6, Y6
+	VPSLLD       $0x0d, Y11, Y11
+	VPOR         Y9, Y6, Y6
+	VPOR         Y14, Y11, Y11
+	VPSRLD       $0x10, Y9, Y9
+	VPSRLD       $0x10, Y14, Y14
+	VPOR         Y9, Y8, Y8
+	VPOR         Y14, Y13, Y13
+	VEXTRACTI128 $0x01, Y8, X9
+	VEXTRACTI128 $0x01, Y13, X14
+	VPACKUSDW    X9, X8, X8
+	VPACKUSDW    X14, X13, X13
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVDQU      X13, 16(CX)(AX*2)
+	VMOVUPS      Y5, Y9
+	VMOVUPS      Y10, Y14
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VCMPPS       $0x00, Y11, Y14, Y14
+	VMOVUPS      32(SP), Y8
+	VMOVUPS      32(SP), Y13
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VMULPS       32(BX)(AX*4), Y13, Y13
+	VSUBPS       Y5, Y6, Y6
+	VSUBPS       Y10, Y11, Y11
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VPSUBD       Y9, Y0, Y0
+	VPSUBD       Y14, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VFMSUB132PS  32(SP), Y13, Y11
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y14, Y14, Y14
+	VANDPS       Y7, Y8, Y8
+	VANDPS       Y12, Y13, Y13
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VCMPPS       $0x00, 32(BX)(AX*4), Y14, Y14
+	VANDPS       Y7, Y6, Y6
+	VANDPS       Y12, Y11, Y11
+	VFMADD231PS  Y8, Y8, Y3
+	VFMADD231PS  Y13, Y13, Y3
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VFMADD231PS  Y6, Y6, Y2
+	VFMADD231PS  Y11, Y11, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y11
+	VPSUBD       Y9, Y1, Y1
+	VPSUBD       Y14, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+	VMAXPS       Y11, Y4, Y4
+	ADDQ         $0x10, AX
+	SUBQ         $0x10, R8
+	JGE          loop
+
+single:
+	ADDQ         $0x08, R8
+	JLT          end
+	VCVTPH2PS    (DX)(AX*2), Y5
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VMOVUPS      (BX)(AX*4), Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y8, Y8
+	VXORPS       Y7, Y6, Y9
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VADDPS       (SP), Y8, Y8
+	VSUBPS       Y8, Y7, Y6
+	VADDPS       Y8, Y7, Y7
+	VPCMPGTD     roundsum_belowtiny_f16<>+0(SB), Y6, Y8
+	VPADDD       (DI)(AX*4), Y6, Y6
+	VPADDD       (DI)(AX*4), Y7, Y7
+	VPSRLD       $0x0d, Y6, Y6
+	VPSRLD       $0x0d, Y7, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPAND        Y8, Y7, Y7
+	VMOVDQU      Y6, Y8
+	VPCMPGTD     roundsum_most_f16<>+0(SB), Y8, Y8
+	VPANDN       Y7, Y8, Y7
+	VMOVMSKPS    Y7, DX
+	XORL         $0xff, DX
+	MOVQ         AX, DI
+	SHRQ         $0x03, DI
+	MOVB         DL, (SI)(DI*1)
+	VPSUBD       roundsum_rebias_f16<>+0(SB), Y6, Y8
+	VPSLLD       $0x0d, Y6, Y6
+	VPOR         Y9, Y6, Y6
+	VPSRLD       $0x10, Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VEXTRACTI128 $0x01, Y8, X9
+	VPACKUSDW    X9, X8, X8
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVUPS      Y5, Y9
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VMOVUPS      32(SP), Y8
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VSUBPS       Y5, Y6, Y6
+	VANDPS       Y7, Y9, Y9
+	VPSUBD       Y9, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VXORPS       Y9, Y9, Y9
+	VANDPS       Y7, Y8, Y8
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VANDPS       Y7, Y6, Y6
+	VFMADD231PS  Y8, Y8, Y3
+	VANDPS       Y7, Y9, Y9
+	VFMADD231PS  Y6, Y6, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VPSUBD       Y9, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+
+end:
+	MOVQ    sums+56(FP), AX
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VZEROUPPER
+	RET
+
+// func addRandomBF16From32AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addRandomBF16From32AVX2(SB), NOSPLIT, $64-64
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+48(FP), SI
+	MOVQ         random+24(FP), DI
+	MOVQ         n+32(FP), R8
+	VBROADCASTSS bound+40(FP), Y0
+	VMOVUPS      Y0, (SP)
+	VBROADCASTSS scale+44(FP), Y0
+	VMOVUPS      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         AX, AX
+	SUBQ         $0x10, R8
+	JLT          single
+
+loop:
+	VMOVUPS      (DX)(AX*4), Y5
+	VMOVUPS      32(DX)(AX*4), Y10
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VADDPS       32(BX)(AX*4), Y10, Y11
+	VMOVUPS      (BX)(AX*4), Y8
+	VMOVUPS      32(BX)(AX*4), Y13
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y12
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y13, Y13
+	VADDPS       Y7, Y8, Y8
+	VADDPS       Y12, Y13, Y13
+	VXORPS       Y7, Y6, Y9
+	VXORPS       Y12, Y11, Y14
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VMULPS       roundsum_small32<>+0(SB), Y13, Y13
+	VADDPS       (SP), Y8, Y8
+	VADDPS       (SP), Y13, Y13
+	VSUBPS       Y8, Y7, Y6
+	VSUBPS       Y13, Y12, Y11
+	VADDPS       Y8, Y7, Y7
+	VADDPS       Y13, Y12, Y12
+	VPCMPGTD     roundsum_belowtiny_bf16<>+0(SB), Y6, Y8
+	VPCMPGTD     roundsum_belowtiny_bf16<>+0(SB), Y11, Y13
+	VPADDD       (DI)(AX*4), Y6, Y6
+	VPADDD       32(DI)(AX*4), Y11, Y11
+	VPADDD       (DI)(AX*4), Y7, Y7
+	VPADDD       32(DI)(AX*4), Y12, Y12
+	VPSRLD       $0x10, Y6, Y6
+	VPSRLD       $0x10, Y11, Y11
+	VPSRLD       $0x10, Y7, Y7
+	VPSRLD       $0x10, Y12, Y12
+	VPCMPEQD     Y6, Y7, Y7
+	VPCMPEQD     Y11, Y12, Y12
+	VPAND        Y8, Y7, Y7
+	VPAND        Y13, Y12, Y12
+	VMOVDQU      Y6, Y8
+	VMOVDQU      Y11, Y13
+	VPCMPGTD     roundsum_most_bf16<>+0(SB), Y8, Y8
+	VPCMPGTD     roundsum_most_bf16<>+0(SB), Y13, Y13
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y12, Y13, Y12
+	VMOVMSKPS    Y7, R9
+	XORL         $0xff, R9
+	MOVQ         AX, R10
+	SHRQ         $0x03, R10
+	MOVB         R9, (SI)(R10*1)
+	VMOVMSKPS    Y12, R9
+	XORL         $0xff, R9
+	MOVQ         AX, R10
+	SHRQ         $0x03, R10
+	MOVB         R9, 1(SI)(R10*1)
+	VPSLLD       $0x10, Y6, Y6
+	VPSLLD       $0x10, Y11, Y11
+	VPOR         Y9, Y6, Y6
+	VPOR         Y14, Y11, Y11
+	VPSRLD       $0x10, Y6, Y8
+	VPSRLD       $0x10, Y11, Y13
+	VEXTRACTI128 $0x01, Y8, X9
+	VEXTRACTI128 $0x01, Y13, X14
+	VPACKUSDW    X9, X8, X8
+	VPACKUSDW    X14, X13, X13
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVDQU      X13, 16(CX)(AX*2)
+	VPSRLD       $0x10, Y5, Y9
+	VPSRLD       $0x10, Y10, Y14
+	VPAND        roundsum_one32<>+0(SB), Y9, Y9
+	VPAND        roundsum_one32<>+0(SB), Y14, Y14
+	VPADDD       Y5, Y9, Y9
+	VPADDD       Y10, Y14, Y14
+	VPADDD       roundsum_belowhalf<>+0(SB), Y9, Y9
+	VPADDD       roundsum_belowhalf<>+0(SB), Y14, Y14
+	VPAND        roundsum_high<>+0(SB), Y9, Y9
+	VPAND        roundsum_high<>+0(SB), Y14, Y14
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VCMPPS       $0x00, Y11, Y14, Y14
+	VMOVUPS      32(SP), Y8
+	VMOVUPS      32(SP), Y13
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VMULPS       32(BX)(AX*4), Y13, Y13
+	VSUBPS       Y5, Y6, Y6
+	VSUBPS       Y10, Y11, Y11
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VPSUBD       Y9, Y0, Y0
+	VPSUBD       Y14, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VFMSUB132PS  32(SP), Y13, Y11
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y14, Y14, Y14
+	VANDPS       Y7, Y8, Y8
+	VANDPS       Y12, Y13, Y13
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VCMPPS       $0x00, 32(BX)(AX*4), Y14, Y14
+	VANDPS       Y7, Y6, Y6
+	VANDPS       Y12, Y11, Y11
+	VFMADD231PS  Y8, Y8, Y3
+	VFMADD231PS  Y13, Y13, Y3
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VFMADD231PS  Y6, Y6, Y2
+	VFMADD231PS  Y11, Y11, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y11
+	VPSUBD       Y9, Y1, Y1
+	VPSUBD       Y14, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+	VMAXPS       Y11, Y4, Y4
+	ADDQ         $0x10, AX
+	SUBQ         $0x10, R8
+	JGE          loop
+
+single:
+	ADDQ         $0x08, R8
+	JLT          end
+	VMOVUPS      (DX)(AX*4), Y5
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VMOVUPS      (BX)(AX*4), Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y8, Y8
+	VXORPS       Y7, Y6, Y9
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VADDPS       (SP), Y8, Y8
+	VSUBPS       Y8, Y7, Y6
+	VADDPS       Y8, Y7, Y7
+	VPCMPGTD     roundsum_belowtiny_bf16<>+0(SB), Y6, Y8
+	VPADDD       (DI)(AX*4), Y6, Y6
+	VPADDD       (DI)(AX*4), Y7, Y7
+	VPSRLD       $0x10, Y6, Y6
+	VPSRLD       $0x10, Y7, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPAND        Y8, Y7, Y7
+	VMOVDQU      Y6, Y8
+	VPCMPGTD     roundsum_most_bf16<>+0(SB), Y8, Y8
+	VPANDN       Y7, Y8, Y7
+	VMOVMSKPS    Y7, DX
+	XORL         $0xff, DX
+	MOVQ         AX, DI
+	SHRQ         $0x03, DI
+	MOVB         DL, (SI)(DI*1)
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y9, Y6, Y6
+	VPSRLD       $0x10, Y6, Y8
+	VEXTRACTI128 $0x01, Y8, X9
+	VPACKUSDW    X9, X8, X8
+	VMOVDQU      X8, (CX)(AX*2)
+	VPSRLD       $0x10, Y5, Y9
+	VPAND        roundsum_one32<>+0(SB), Y9, Y9
+	VPADDD       Y5, Y9, Y9
+	VPADDD       roundsum_belowhalf<>+0(SB), Y9, Y9
+	VPAND        roundsum_high<>+0(SB), Y9, Y9
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VMOVUPS      32(SP), Y8
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VSUBPS       Y5, Y6, Y6
+	VANDPS       Y7, Y9, Y9
+	VPSUBD       Y9, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VXORPS       Y9, Y9, Y9
+	VANDPS       Y7, Y8, Y8
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VANDPS       Y7, Y6, Y6
+	VFMADD231PS  Y8, Y8, Y3
+	VANDPS       Y7, Y9, Y9
+	VFMADD231PS  Y6, Y6, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VPSUBD       Y9, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+
+end:
+	MOVQ    sums+56(FP), AX
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VZEROUPPER
+	RET
+
+// func addRandomF16From32AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·addRandomF16From32AVX2(SB), NOSPLIT, $64-64
+	MOVQ         dst+0(FP), CX
+	MOVQ         src+8(FP), DX
+	MOVQ         d+16(FP), BX
+	MOVQ         doubt+48(FP), SI
+	MOVQ         random+24(FP), DI
+	MOVQ         n+32(FP), R8
+	VBROADCASTSS bound+40(FP), Y0
+	VMOVUPS      Y0, (SP)
+	VBROADCASTSS scale+44(FP), Y0
+	VMOVUPS      Y0, 32(SP)
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	XORQ         AX, AX
+	SUBQ         $0x10, R8
+	JLT          single
+
+loop:
+	VMOVUPS      (DX)(AX*4), Y5
+	VMOVUPS      32(DX)(AX*4), Y10
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VADDPS       32(BX)(AX*4), Y10, Y11
+	VMOVUPS      (BX)(AX*4), Y8
+	VMOVUPS      32(BX)(AX*4), Y13
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y12
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y13, Y13
+	VADDPS       Y7, Y8, Y8
+	VADDPS       Y12, Y13, Y13
+	VXORPS       Y7, Y6, Y9
+	VXORPS       Y12, Y11, Y14
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VMULPS       roundsum_small32<>+0(SB), Y13, Y13
+	VADDPS       (SP), Y8, Y8
+	VADDPS       (SP), Y13, Y13
+	VSUBPS       Y8, Y7, Y6
+	VSUBPS       Y13, Y12, Y11
+	VADDPS       Y8, Y7, Y7
+	VADDPS       Y13, Y12, Y12
+	VPCMPGTD     roundsum_belowtiny_f16<>+0(SB), Y6, Y8
+	VPCMPGTD     roundsum_belowtiny_f16<>+0(SB), Y11, Y13
+	VPADDD       (DI)(AX*4), Y6, Y6
+	VPADDD       32(DI)(AX*4), Y11, Y11
+	VPADDD       (DI)(AX*4), Y7, Y7
+	VPADDD       32(DI)(AX*4), Y12, Y12
+	VPSRLD       $0x0d, Y6, Y6
+	VPSRLD       $0x0d, Y11, Y11
+	VPSRLD       $0x0d, Y7, Y7
+	VPSRLD       $0x0d, Y12, Y12
+	VPCMPEQD     Y6, Y7, Y7
+	VPCMPEQD     Y11, Y12, Y12
+	VPAND        Y8, Y7, Y7
+	VPAND        Y13, Y12, Y12
+	VMOVDQU      Y6, Y8
+	VMOVDQU      Y11, Y13
+	VPCMPGTD     roundsum_most_f16<>+0(SB), Y8, Y8
+	VPCMPGTD     roundsum_most_f16<>+0(SB), Y13, Y13
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y12, Y13, Y12
+	VMOVMSKPS    Y7, R9
+	XORL         $0xff, R9
+	MOVQ         AX, R10
+	SHRQ         $0x03, R10
+	MOVB         R9, (SI)(R10*1)
+	VMOVMSKPS    Y12, R9
+	XORL         $0xff, R9
+	MOVQ         AX, R10
+	SHRQ         $0x03, R10
+	MOVB         R9, 1(SI)(R10*1)
+	VPSUBD       roundsum_rebias_f16<>+0(SB), Y6, Y8
+	VPSUBD       roundsum_rebias_f16<>+0(SB), Y11, Y13
+	VPSLLD       $0x0d, Y6, Y6
+	VPSLLD       $0x0d, Y11, Y11
+	VPOR         Y9, Y6, Y6
+	VPOR         Y14, Y11, Y11
+	VPSRLD       $0x10, Y9, Y9
+	VPSRLD       $0x10, Y14, Y14
+	VPOR         Y9, Y8, Y8
+	VPOR         Y14, Y13, Y13
+	VEXTRACTI128 $0x01, Y8, X9
+	VEXTRACTI128 $0x01, Y13, X14
+	VPACKUSDW    X9, X8, X8
+	VPACKUSDW    X14, X13, X13
+	VMOVDQU      X8, (CX)(AX*2)
+	VMOVDQU      X13, 16(CX)(AX*2)
+	VCVTPS2PH    $0x00, Y5, X9
+	VCVTPS2PH    $0x00, Y10, X14
+	VCVTPH2PS    X9, Y9
+	VCVTPH2PS    X14, Y14
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VCMPPS       $0x00, Y11, Y14, Y14
+	VMOVUPS      32(SP), Y8
+	VMOVUPS      32(SP), Y13
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VMULPS       32(BX)(AX*4), Y13, Y13
+	VSUBPS       Y5, Y6, Y6
+	VSUBPS       Y10, Y11, Y11
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VPSUBD       Y9, Y0, Y0
+	VPSUBD       Y14, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VFMSUB132PS  32(SP), Y13, Y11
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y14, Y14, Y14
+	VANDPS       Y7, Y8, Y8
+	VANDPS       Y12, Y13, Y13
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VCMPPS       $0x00, 32(BX)(AX*4), Y14, Y14
+	VANDPS       Y7, Y6, Y6
+	VANDPS       Y12, Y11, Y11
+	VFMADD231PS  Y8, Y8, Y3
+	VFMADD231PS  Y13, Y13, Y3
+	VANDPS       Y7, Y9, Y9
+	VANDPS       Y12, Y14, Y14
+	VFMADD231PS  Y6, Y6, Y2
+	VFMADD231PS  Y11, Y11, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VANDPS       roundsum_abs32<>+0(SB), Y11, Y11
+	VPSUBD       Y9, Y1, Y1
+	VPSUBD       Y14, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+	VMAXPS       Y11, Y4, Y4
+	ADDQ         $0x10, AX
+	SUBQ         $0x10, R8
+	JGE          loop
+
+single:
+	ADDQ         $0x08, R8
+	JLT          end
+	VMOVUPS      (DX)(AX*4), Y5
+	VADDPS       (BX)(AX*4), Y5, Y6
+	VMOVUPS      (BX)(AX*4), Y8
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y7
+	VANDPS       roundsum_abs32<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y8, Y8
+	VXORPS       Y7, Y6, Y9
+	VMULPS       roundsum_small32<>+0(SB), Y8, Y8
+	VADDPS       (SP), Y8, Y8
+	VSUBPS       Y8, Y7, Y6
+	VADDPS       Y8, Y7, Y7
+	VPCMPGTD     roundsum_belowtiny_f16<>+0(SB), Y6, Y8
+	VPADDD       (DI)(AX*4), Y6, Y6
+	VPADDD       (DI)(AX*4), Y7, Y7
+	VPSRLD       $0x0d, Y6, Y6
+	VPSRLD       $0x0d, Y7, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPAND        Y8, Y7, Y7
+	VMOVDQU      Y6, Y8
+	VPCMPGTD     roundsum_most_f16<>+0(SB), Y8, Y8
+	VPANDN       Y7, Y8, Y7
+	VMOVMSKPS    Y7, DX
+	XORL         $0xff, DX
+	MOVQ         AX, DI
+	SHRQ         $0x03, DI
+	MOVB         DL, (SI)(DI*1)
+	VPSUBD       roundsum_rebias_f16<>+0(SB), Y6, Y8
+	VPSLLD       $0x0d, Y6, Y6
+	VPOR         Y9, Y6, Y6
+	VPSRLD       $0x10, Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VEXTRACTI128 $0x01, Y8, X9
+	VPACKUSDW    X9, X8, X8
+	VMOVDQU      X8, (CX)(AX*2)
+	VCVTPS2PH    $0x00, Y5, X9
+	VCVTPH2PS    X9, Y9
+	VCMPPS       $0x00, Y6, Y9, Y9
+	VMOVUPS      32(SP), Y8
+	VMULPS       (BX)(AX*4), Y8, Y8
+	VSUBPS       Y5, Y6, Y6
+	VANDPS       Y7, Y9, Y9
+	VPSUBD       Y9, Y0, Y0
+	VFMSUB132PS  32(SP), Y8, Y6
+	VXORPS       Y9, Y9, Y9
+	VANDPS       Y7, Y8, Y8
+	VCMPPS       $0x00, (BX)(AX*4), Y9, Y9
+	VANDPS       Y7, Y6, Y6
+	VFMADD231PS  Y8, Y8, Y3
+	VANDPS       Y7, Y9, Y9
+	VFMADD231PS  Y6, Y6, Y2
+	VANDPS       roundsum_abs32<>+0(SB), Y6, Y6
+	VPSUBD       Y9, Y1, Y1
+	VMAXPS       Y6, Y4, Y4
+
+end:
+	MOVQ    sums+56(FP), AX
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VZEROUPPER
+	RET
+
+DATA roundsum_one64<>+0(SB)/8, $0x0000000000000001
+DATA roundsum_one64<>+8(SB)/8, $0x0000000000000001
+DATA roundsum_one64<>+16(SB)/8, $0x0000000000000001
+DATA roundsum_one64<>+24(SB)/8, $0x0000000000000001
+GLOBL roundsum_one64<>(SB), RODATA|NOPTR, $32
+
+DATA roundsum_zero64<>+0(SB)/8, $0x0000000000000000
+DATA roundsum_zero64<>+8(SB)/8, $0x0000000000000000
+DATA roundsum_zero64<>+16(SB)/8, $0x0000000000000000
+DATA roundsum_zero64<>+24(SB)/8, $0x0000000000000000
+GLOBL roundsum_zero64<>(SB), RODATA|NOPTR, $32
+
+// func addFeedbackAVX2(format *uint64, dst *float32, src *float32, base *float32, d *float64, carry *float64, n int, doubt *uint8, sums *[16]float64)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addFeedbackAVX2(SB), NOSPLIT, $0-72
+	MOVQ   format+0(FP), AX
+	MOVQ   dst+8(FP), CX
+	MOVQ   src+16(FP), DX
+	MOVQ   base+24(FP), BX
+	MOVQ   d+32(FP), SI
+	MOVQ   doubt+56(FP), DI
+	MOVQ   carry+40(FP), R9
+	MOVQ   n+48(FP), R10
+	VXORPD Y0, Y0, Y0
+	VXORPD Y1, Y1, Y1
+	VXORPD Y2, Y2, Y2
+	VXORPD Y3, Y3, Y3
+	XORQ   R8, R8
+	SUBQ   $0x08, R10
+	JLT    end
+
+loop:
+	VMOVUPD      (SI)(R8*8), Y4
+	VMOVUPD      32(SI)(R8*8), Y10
+	VCVTPS2PD    (DX)(R8*4), Y5
+	VCVTPS2PD    16(DX)(R8*4), Y11
+	VANDPD       roundsum_abs64<>+0(SB), Y4, Y7
+	VANDPD       roundsum_abs64<>+0(SB), Y10, Y13
+	VPADDQ       32(AX), Y4, Y8
+	VPADDQ       32(AX), Y10, Y14
+	VCVTPD2PSY   Y4, X6
+	VCVTPD2PSY   Y10, X12
+	VPCMPGTQ     (AX), Y7, Y7
+	VPCMPGTQ     (AX), Y13, Y13
+	VPAND        64(AX), Y8, Y8
+	VPAND        64(AX), Y14, Y14
+	VCVTPS2PD    X6, Y4
+	VCVTPS2PD    X12, Y10
+	VPCMPEQQ     roundsum_zero64<>+0(SB), Y8, Y8
+	VPCMPEQQ     roundsum_zero64<>+0(SB), Y14, Y14
+	VADDPD       Y4, Y5, Y5
+	VADDPD       Y10, Y11, Y11
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y13, Y14, Y13
+	VADDPD       (R9)(R8*8), Y5, Y9
+	VADDPD       32(R9)(R8*8), Y11, Y15
+	VANDPD       roundsum_abs64<>+0(SB), Y9, Y8
+	VANDPD       roundsum_abs64<>+0(SB), Y15, Y14
+	VPCMPGTQ     128(AX), Y8, Y6
+	VPCMPGTQ     128(AX), Y14, Y12
+	VPCMPGTQ     96(AX), Y8, Y8
+	VPCMPGTQ     96(AX), Y14, Y14
+	VPANDN       Y7, Y6, Y7
+	VPANDN       Y13, Y12, Y13
+	VPSRLQ       224(AX), Y9, Y6
+	VPSRLQ       224(AX), Y15, Y12
+	VPAND        Y8, Y7, Y7
+	VPAND        Y14, Y13, Y13
+	VPAND        roundsum_one64<>+0(SB), Y6, Y6
+	VPAND        roundsum_one64<>+0(SB), Y12, Y12
+	VPADDQ       Y9, Y6, Y6
+	VPADDQ       Y15, Y12, Y12
+	VPADDQ       160(AX), Y6, Y6
+	VPADDQ       160(AX), Y12, Y12
+	VPAND        192(AX), Y6, Y6
+	VPAND        192(AX), Y12, Y12
+	VSUBPD       Y6, Y9, Y9
+	VSUBPD       Y12, Y15, Y15
+	VCVTPD2PSY   Y6, X8
+	VCVTPD2PSY   Y12, X14
+	VSUBPD       Y5, Y6, Y6
+	VSUBPD       Y11, Y12, Y12
+	VMOVUPS      X8, (CX)(R8*4)
+	VMOVUPS      X14, 16(CX)(R8*4)
+	VCMPPS       $0x00, (BX)(R8*4), X8, X8
+	VCMPPS       $0x00, 16(BX)(R8*4), X14, X14
+	MOVQ         R8, R13
+	SHRQ         $0x03, R13
+	VMOVMSKPD    Y7, R11
+	VMOVMSKPD    Y13, R12
+	SHLL         $0x04, R12
+	ORL          R12, R11
+	XORL         $0xff, R11
+	MOVB         R11, (DI)(R13*1)
+	JEQ          decided
+	VMOVUPD      (R9)(R8*8), Y5
+	VBLENDVPD    Y7, Y9, Y5, Y9
+	VPAND        Y7, Y6, Y6
+	VPAND        Y7, Y4, Y4
+	VEXTRACTF128 $0x01, Y7, X5
+	VSHUFPS      $0x88, X5, X7, X5
+	VPAND        X5, X8, X8
+	VMOVUPD      32(R9)(R8*8), Y11
+	VBLENDVPD    Y13, Y15, Y11, Y15
+	VPAND        Y13, Y12, Y12
+	VPAND        Y13, Y10, Y10
+	VEXTRACTF128 $0x01, Y13, X11
+	VSHUFPS      $0x88, X11, X13, X11
+	VPAND        X11, X14, X14
+
+decided:
+	VMOVUPD     Y9, (R9)(R8*8)
+	VFMADD231PD Y6, Y6, Y1
+	VFMADD231PD Y4, Y4, Y2
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y6
+	VMAXPD      Y6, Y3, Y3
+	VPSUBD      X8, X0, X0
+	VMOVUPD     Y15, 32(R9)(R8*8)
+	VFMADD231PD Y12, Y12, Y1
+	VFMADD231PD Y10, Y10, Y2
+	VANDPD      roundsum_abs64<>+0(SB), Y12, Y12
+	VMAXPD      Y12, Y3, Y3
+	VPSUBD      X14, X0, X0
+	ADDQ        $0x08, R8
+	SUBQ        $0x08, R10
+	JGE         loop
+
+end:
+	MOVQ    sums+64(FP), AX
+	VMOVUPD Y0, (AX)
+	VMOVUPD Y1, 32(AX)
+	VMOVUPD Y2, 64(AX)
+	VMOVUPD Y3, 96(AX)
+	VZEROUPPER
+	RET
+
+// func addRandomF32AVX2(format *uint64, dst *float32, src *float32, base *float32, d *float64, random *uint32, n int, doubt *uint8, sums *[16]float64)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addRandomF32AVX2(SB), NOSPLIT, $0-72
+	MOVQ   format+0(FP), AX
+	MOVQ   dst+8(FP), CX
+	MOVQ   src+16(FP), DX
+	MOVQ   base+24(FP), BX
+	MOVQ   d+32(FP), SI
+	MOVQ   doubt+56(FP), DI
+	MOVQ   random+40(FP), R9
+	MOVQ   n+48(FP), R10
+	VXORPD Y0, Y0, Y0
+	VXORPD Y1, Y1, Y1
+	VXORPD Y2, Y2, Y2
+	VXORPD Y3, Y3, Y3
+	XORQ   R8, R8
+	SUBQ   $0x08, R10
+	JLT    end
+
+loop:
+	VMOVUPD      (SI)(R8*8), Y4
+	VMOVUPD      32(SI)(R8*8), Y9
+	VCVTPS2PD    (DX)(R8*4), Y5
+	VCVTPS2PD    16(DX)(R8*4), Y10
+	VANDPD       roundsum_abs64<>+0(SB), Y4, Y7
+	VANDPD       roundsum_abs64<>+0(SB), Y9, Y12
+	VPADDQ       32(AX), Y4, Y8
+	VPADDQ       32(AX), Y9, Y13
+	VCVTPD2PSY   Y4, X6
+	VCVTPD2PSY   Y9, X11
+	VPCMPGTQ     (AX), Y7, Y7
+	VPCMPGTQ     (AX), Y12, Y12
+	VPAND        64(AX), Y8, Y8
+	VPAND        64(AX), Y13, Y13
+	VCVTPS2PD    X6, Y4
+	VCVTPS2PD    X11, Y9
+	VPCMPEQQ     roundsum_zero64<>+0(SB), Y8, Y8
+	VPCMPEQQ     roundsum_zero64<>+0(SB), Y13, Y13
+	VADDPD       Y4, Y5, Y5
+	VADDPD       Y9, Y10, Y10
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y12, Y13, Y12
+	VPMOVZXDQ    (R9)(R8*4), Y6
+	VPMOVZXDQ    16(R9)(R8*4), Y11
+	VANDPD       roundsum_abs64<>+0(SB), Y5, Y8
+	VANDPD       roundsum_abs64<>+0(SB), Y10, Y13
+	VPADDQ       Y5, Y6, Y6
+	VPADDQ       Y10, Y11, Y11
+	VPCMPGTQ     96(AX), Y8, Y8
+	VPCMPGTQ     96(AX), Y13, Y13
+	VPAND        192(AX), Y6, Y6
+	VPAND        192(AX), Y11, Y11
+	VPAND        Y8, Y7, Y7
+	VPAND        Y13, Y12, Y12
+	VANDPD       roundsum_abs64<>+0(SB), Y6, Y8
+	VANDPD       roundsum_abs64<>+0(SB), Y11, Y13
+	VPCMPGTQ     128(AX), Y8, Y8
+	VPCMPGTQ     128(AX), Y13, Y13
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y12, Y13, Y12
+	VCVTPD2PSY   Y6, X8
+	VCVTPD2PSY   Y11, X13
+	VSUBPD       Y5, Y6, Y6
+	VSUBPD       Y10, Y11, Y11
+	VMOVUPS      X8, (CX)(R8*4)
+	VMOVUPS      X13, 16(CX)(R8*4)
+	VCMPPS       $0x00, (BX)(R8*4), X8, X8
+	VCMPPS       $0x00, 16(BX)(R8*4), X13, X13
+	MOVQ         R8, R13
+	SHRQ         $0x03, R13
+	VMOVMSKPD    Y7, R11
+	VMOVMSKPD    Y12, R12
+	SHLL         $0x04, R12
+	ORL          R12, R11
+	XORL         $0xff, R11
+	MOVB         R11, (DI)(R13*1)
+	JEQ          decided
+	VPAND        Y7, Y6, Y6
+	VPAND        Y7, Y4, Y4
+	VEXTRACTF128 $0x01, Y7, X5
+	VSHUFPS      $0x88, X5, X7, X5
+	VPAND        X5, X8, X8
+	VPAND        Y12, Y11, Y11
+	VPAND        Y12, Y9, Y9
+	VEXTRACTF128 $0x01, Y12, X10
+	VSHUFPS      $0x88, X10, X12, X10
+	VPAND        X10, X13, X13
+
+decided:
+	VFMADD231PD Y6, Y6, Y1
+	VFMADD231PD Y4, Y4, Y2
+	VANDPD      roundsum_abs64<>+0(SB), Y6, Y6
+	VMAXPD      Y6, Y3, Y3
+	VPSUBD      X8, X0, X0
+	VFMADD231PD Y11, Y11, Y1
+	VFMADD231PD Y9, Y9, Y2
+	VANDPD      roundsum_abs64<>+0(SB), Y11, Y11
+	VMAXPD      Y11, Y3, Y3
+	VPSUBD      X13, X0, X0
+	ADDQ        $0x08, R8
+	SUBQ        $0x08, R10
+	JGE         loop
+
+end:
+	MOVQ    sums+64(FP), AX
+	VMOVUPD Y0, (AX)
+	VMOVUPD Y1, 32(AX)
+	VMOVUPD Y2, 64(AX)
+	VMOVUPD Y3, 96(AX)
+	VZEROUPPER
+	RET

@@ -32,3 +32,41 @@ func addRoundF16From32AVX2(dst *byte, src *byte, d *float32, n int, bound float3
 //
 //go:noescape
 func addRoundF32AVX2(dst *byte, src *byte, d *float64, n int, bound float64, scale float64, doubt *uint8, sums *[20]float64)
+
+// splitMixAVX2 does groups of eight of n numbers. The reference is goSplitMix.
+//
+//go:noescape
+func splitMixAVX2(dst *uint32, n int, at uint64, shift uint64, mask uint64)
+
+// addRandomBF16AVX2 is addRoundBF16AVX2 for stochastic rounding, with sixteen random bits in each
+// number of random. The reference is goAddRandomBF16.
+//
+//go:noescape
+func addRandomBF16AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+
+// addRandomF16AVX2 is addRandomBF16AVX2 for float16, with thirteen bits; it needs F16C. The reference is goAddRandomF16.
+//
+//go:noescape
+func addRandomF16AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+
+// addRandomBF16From32AVX2 is addRandomBF16AVX2 for a base in float32.
+//
+//go:noescape
+func addRandomBF16From32AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+
+// addRandomF16From32AVX2 is addRandomF16AVX2 for a base in float32.
+//
+//go:noescape
+func addRandomF16From32AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
+
+// addFeedbackAVX2 does groups of eight of n elements, of which doubt receives a byte each. sums has
+// four lanes each: same (in the first two lanes, as four integers of 32 bits), sums of squares of error and update, greatest error. The
+// reference is Round64.goFeedback.
+//
+//go:noescape
+func addFeedbackAVX2(format *uint64, dst *float32, src *float32, base *float32, d *float64, carry *float64, n int, doubt *uint8, sums *[16]float64)
+
+// addRandomF32AVX2 is addFeedbackAVX2 for stochastic rounding. The reference is Round64.goRandom.
+//
+//go:noescape
+func addRandomF32AVX2(format *uint64, dst *float32, src *float32, base *float32, d *float64, random *uint32, n int, doubt *uint8, sums *[16]float64)

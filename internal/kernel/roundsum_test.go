@@ -194,11 +194,7 @@ func testAddRound(t *testing.T, f *roundFormat, r *rand.Rand, n, round int) {
 			want.Zero++
 		}
 	}
-	small := 0x1p-22 / scaleFor(d) * float64(n)
-	near := func(got, want float64) bool { return testkit.Near(math.Sqrt(got), math.Sqrt(want), small, 1e-6) }
-	if s.Same != want.Same || s.Zero != want.Zero || !near(s.MaxErr*s.MaxErr, want.MaxErr*want.MaxErr) || !near(s.SqErr, want.SqErr) || !near(s.SqDelta, want.SqDelta) {
-		t.Fatalf("n %d: sums %+v, want %+v", n, s, want)
-	}
+	nearSums(t, n, s, want, 0x1p-22/scaleFor(d)*float64(n))
 }
 
 func BenchmarkAddRound(b *testing.B) {

@@ -37,6 +37,7 @@ const (
 // args are what the three functions share: arguments and sums.
 type args struct {
 	dst, src, d, doubt reg.Register
+	random             reg.Register      // of stochastic rounding
 	bound, scale       Mem               // broadcast to a vector, in the frame
 	acc                [5]reg.VecVirtual // same, zero, error, update, greatest error
 	done               reg.GPVirtual
@@ -47,13 +48,20 @@ type args struct {
 // (AMD's first Zen) do not look far enough ahead to find a second.
 type steps []func()
 
-func gen(name, lanes, real string, doc []string, load func(...Op), store func(...Op), body func(l *args, group int) steps) {
-	TEXT(name, NOSPLIT, "func(dst, src *byte, d *"+real+", n int, bound, scale "+real+", doubt *uint8, sums *["+lanes+"]"+real+")")
+func gen(name, lanes, real string, random bool, doc []string, load func(...Op), store func(...Op), body func(l *args, group int) steps) {
+	more := ""
+	if random {
+		more = "random *uint32, "
+	}
+	TEXT(name, NOSPLIT, "func(dst, src *byte, d *"+real+", "+more+"n int, bound, scale "+real+", doubt *uint8, sums *["+lanes+"]"+real+")")
 	Pragma("noescape")
 	Doc(doc...)
 	l := &args{done: GP64(), bound: AllocLocal(32), scale: AllocLocal(32)}
 	l.dst, l.src = Load(Param("dst"), GP64()), Load(Param("src"), GP64())
 	l.d, l.doubt = Load(Param("d"), GP64()), Load(Param("doubt"), GP64())
+	if random {
+		l.random = Load(Param("random"), GP64())
+	}
 	n := Load(Param("n"), GP64())
 	for _, p := range []struct {
 		name string
@@ -184,15 +192,20 @@ func bf16From32(l *args, group int) steps {
 	c := newChain(l.at(l.d, 4, group, 0))
 	return slices.Concat(steps{
 		func() { VMOVUPS(l.at(l.src, 4, group, 0), c.w) },
-	}, c.interval32(l), c.toBF16(l, group, true), steps{
-		// The base to nearest, ties to even.
+	}, c.interval32(l), c.toBF16(l, group, true), c.nearestBF16(), steps{
+		func() { VCMPPS(Imm(equal), c.a, c.temp, c.temp) },
+	}, c.count32(l))
+}
+
+// nearestBF16 sets temp to the base, rounded to nearest, ties to even.
+func (c *chain) nearestBF16() steps {
+	return steps{
 		func() { VPSRLD(Imm(16), c.w, c.temp) },
 		func() { VPAND(one32, c.temp, c.temp) },
 		func() { VPADDD(c.w, c.temp, c.temp) },
 		func() { VPADDD(belowHalf, c.temp, c.temp) },
 		func() { VPAND(high, c.temp, c.temp) },
-		func() { VCMPPS(Imm(equal), c.a, c.temp, c.temp) },
-	}, c.count32(l))
+	}
 }
 
 // toBF16 rounds the ends to bfloat16, stores one and leaves it in a. Decided are lanes of
@@ -236,11 +249,17 @@ func f16From32(l *args, group int) steps {
 	c := newChain(l.at(l.d, 4, group, 0))
 	return slices.Concat(steps{
 		func() { VMOVUPS(l.at(l.src, 4, group, 0), c.w) },
-	}, c.interval32(l), c.toF16(l, group), steps{
-		func() { VCVTPS2PH(Imm(0), c.w, c.temp.AsX()) },
-		func() { VCVTPH2PS(c.temp.AsX(), c.temp) },
+	}, c.interval32(l), c.toF16(l, group), c.nearestF16(), steps{
 		func() { VCMPPS(Imm(equal), c.a, c.temp, c.temp) },
 	}, c.count32(l))
+}
+
+// nearestF16 is nearestBF16 for float16.
+func (c *chain) nearestF16() steps {
+	return steps{
+		func() { VCVTPS2PH(Imm(0), c.w, c.temp.AsX()) },
+		func() { VCVTPH2PS(c.temp.AsX(), c.temp) },
+	}
 }
 
 // toF16 rounds the ends to float16, stores one and leaves it in a.
@@ -335,19 +354,22 @@ func main() {
 	abs64 = quads("abs64", 1<<63-1)
 	small64 = quads("small64", (1023-51)<<52) // 2^-51
 
-	gen("addRoundBF16AVX2", "40", "float32", []string{
+	gen("addRoundBF16AVX2", "40", "float32", false, []string{
 		"addRoundBF16AVX2 does groups of eight of n elements. doubt receives a byte for each",
 		"group, with the bits of the elements that are in doubt; sums, eight lanes each: same, zero (as",
 		"integers), scaled sums of squares of error and update, greatest scaled error. The reference is",
 		"goAddRoundBF16."}, VBROADCASTSS, VMOVUPS, bf16)
-	gen("addRoundF16AVX2", "40", "float32", []string{
+	gen("addRoundF16AVX2", "40", "float32", false, []string{
 		"addRoundF16AVX2 is addRoundBF16AVX2 for float16; it needs F16C. The reference is goAddRoundF16."}, VBROADCASTSS, VMOVUPS, f16)
-	gen("addRoundBF16From32AVX2", "40", "float32", []string{
+	gen("addRoundBF16From32AVX2", "40", "float32", false, []string{
 		"addRoundBF16From32AVX2 is addRoundBF16AVX2 for a base in float32."}, VBROADCASTSS, VMOVUPS, bf16From32)
-	gen("addRoundF16From32AVX2", "40", "float32", []string{
+	gen("addRoundF16From32AVX2", "40", "float32", false, []string{
 		"addRoundF16From32AVX2 is addRoundF16AVX2 for a base in float32."}, VBROADCASTSS, VMOVUPS, f16From32)
-	gen("addRoundF32AVX2", "20", "float64", []string{
+	gen("addRoundF32AVX2", "20", "float64", false, []string{
 		"addRoundF32AVX2 is addRoundBF16AVX2 for float32 elements and float64 updates, with four lanes",
 		"in sums. The reference is goAddRoundF32."}, VBROADCASTSD, VMOVUPD, f32)
+	splitMix()
+	randoms()
+	chainKernels()
 	Generate()
 }
