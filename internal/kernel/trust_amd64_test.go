@@ -3,6 +3,7 @@
 package kernel
 
 import (
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/cpu"
@@ -120,33 +121,54 @@ func testTrustedStrided[T float](t *testing.T) {
 // trusted would be passed over by all other tests.
 func TestTrustedHere(t *testing.T) {
 	x := &cpu.X86
-	if !x.HasAVX2 || !x.HasFMA {
+	t.Run("avx2", func(t *testing.T) {
+		if !x.HasAVX2 || !x.HasFMA {
+			t.Skip("this processor has no AVX2")
+		}
+		wantTrusted(t, &avx2Tile32, &avx2Narrow, &avx2Odd)
+		wantTrusted(t, &avx2Tile64)
+	})
+	t.Run("avx512", func(t *testing.T) {
+		if !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL {
+			t.Skip("this processor has no AVX-512")
+		}
+		wantTrusted(t, &avx512Row, &avx512Half)
+		wantTrusted(t, &avx512Row64, &avx512Half64)
+		if !trusted(&avx512Tile) || !trusted(&avx512Slim) {
+			t.Error("a packed kernel computes something else")
+		}
+	})
+}
+
+func wantTrusted[T float](t *testing.T, kernels ...*tileKernel[T]) {
+	t.Helper()
+	for _, kn := range kernels {
+		if !trustedStrided(kn) {
+			t.Errorf("%T %s computes something else", kn, kn.name)
+		}
+	}
+}
+
+// TestUnpackInt8 compares the widths of kernels that have assembly, and one that has not.
+func TestUnpackInt8(t *testing.T) {
+	if !cpu.X86.HasAVX2 {
 		t.Skip("this processor has no AVX2")
 	}
-	for _, kn := range []*tileKernel[float32]{&avx2Tile32, &avx2Narrow, &avx2Odd} {
-		if !trustedStrided(kn) {
-			t.Errorf("%s computes something else", kn.name)
-		}
-	}
-	if !trustedStrided(&avx2Tile64) {
-		t.Errorf("%s in float64 computes something else", avx2Tile64.name)
-	}
-	if !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL {
-		t.Skip("the AVX2 kernels are right; this processor has no AVX-512")
-	}
-	for _, kn := range []*tileKernel[float32]{&avx512Row, &avx512Half} {
-		if !trustedStrided(kn) {
-			t.Errorf("%s computes something else", kn.name)
-		}
-	}
-	for _, kn := range []*tileKernel[float64]{&avx512Row64, &avx512Half64} {
-		if !trustedStrided(kn) {
-			t.Errorf("%s in float64 computes something else", kn.name)
-		}
-	}
-	for _, kn := range []*tileKernel[float32]{&avx512Tile, &avx512Slim} {
-		if !trusted(kn) {
-			t.Errorf("%s computes something else", kn.name)
+	for _, nr := range []int{8, 16, 32} {
+		for rows := range 4 {
+			src, scale := make([]int8, rows*nr), make([]float32, nr)
+			for i := range src {
+				src[i] = int8(i*37 - 128)
+			}
+			for i := range scale {
+				scale[i] = float32(i) + 0.3
+			}
+			got, want := make([]float32, rows*nr+1), make([]float32, rows*nr+1)
+			avx2UnpackInt8(got[:rows*nr], src, scale)
+			goUnpackInt8(want[:rows*nr], src, scale)
+			if !slices.Equal(got, want) {
+				t.Errorf("%d rows of %d: %v, want %v", rows, nr, got, want)
+			}
 		}
 	}
 }
