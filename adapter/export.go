@@ -76,7 +76,7 @@ func ExportPEFT(a *Adapter, dir string, o ExportOptions) error {
 			return fmt.Errorf("%s has no gralora form", b.Method)
 		}
 		b.renamed(o.Prefix)
-		return b.SaveWith(dir, SaveOptions{o.Replace, o.Finish})
+		return b.SaveWith(dir, SaveOptions{Replace: o.Replace, Finish: o.Finish})
 	}
 	_, err := ParseForm(string(o.Form))
 	return err
@@ -88,10 +88,10 @@ func (a *Adapter) exportLoRA(dir string, o ExportOptions) error {
 		return err
 	}
 	if l.Method == a.Method && o.Prefix == "" {
-		return l.SaveWith(dir, SaveOptions{o.Replace, o.Finish})
+		return l.SaveWith(dir, SaveOptions{Replace: o.Replace, Finish: o.Finish})
 	}
 	l.Config = explicit(l.Config, l.Modules)
-	return l.SaveWith(dir, SaveOptions{o.Replace, o.Finish})
+	return l.SaveWith(dir, SaveOptions{Replace: o.Replace, Finish: o.Finish})
 }
 
 // renamed makes names and targets agree with modules whose paths have a prefix.
@@ -258,7 +258,7 @@ func (a *Adapter) exportLoKr(dir string, o ExportOptions) error {
 	if err != nil {
 		return err
 	}
-	return writeDir(dir, SaveOptions{o.Replace, o.Finish}, config, ts, []safetensors.KV{{Key: "format", Value: "pt"}})
+	return writeDir(dir, SaveOptions{Replace: o.Replace, Finish: o.Finish}, config, ts, []safetensors.KV{{Key: "format", Value: "pt"}})
 }
 
 // oneTerm returns ΔW without scale as one uncut Kronecker product.

@@ -78,6 +78,9 @@ func WriteIntoWith(base *formats.Checkpoint, a *Adapter, out string, o SaveOptio
 	if err := w.carry(); err != nil {
 		return err
 	}
+	if err := o.prepare(d); err != nil {
+		return err
+	}
 	return o.commit(d)
 }
 

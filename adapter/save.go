@@ -49,25 +49,39 @@ type SaveOptions struct {
 	// Finish, which may be nil, adds further files to the directory, which does
 	// not have its name yet. After an error nothing is left.
 	Finish func(dir string) error
+	// Before, which may be nil, is called when all is on disk, right before the
+	// directory gets its name. After an error nothing is left.
+	Before func() error
 }
 
 // SaveWith is Save with options.
 func (a *Adapter) SaveWith(dir string, o SaveOptions) error {
-	k, err := Lookup(a.Method)
+	d, err := a.Stage(dir, o)
 	if err != nil {
 		return err
 	}
+	return o.commit(d)
+}
+
+// Stage is SaveWith up to the point where the directory is on disk and only gets its
+// name: Commit of what it returns does that, or Publish and then Settle, if another
+// output comes with it. Abort removes it.
+func (a *Adapter) Stage(dir string, o SaveOptions) (*atomicfile.Dir, error) {
+	k, err := Lookup(a.Method)
+	if err != nil {
+		return nil, err
+	}
 	if err := a.Finite(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := a.saveHead(); err != nil {
-		return err
+		return nil, err
 	}
 	config, err := a.encodeConfig(k)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return writeDir(dir, o, config, a.fileTensors(), a.metadata())
+	return stageDir(dir, o, config, a.fileTensors(), a.metadata())
 }
 
 func (a *Adapter) encodeConfig(k Kind) ([]byte, error) {
@@ -165,34 +179,58 @@ func (a *Adapter) metadata() []safetensors.KV {
 
 // writeDir writes configuration and tensors.
 func writeDir(dir string, o SaveOptions, config []byte, ts []fileTensor, metadata []safetensors.KV) error {
-	d, err := atomicfile.NewDir(dir, o.Replace)
+	d, err := stageDir(dir, o, config, ts, metadata)
 	if err != nil {
-		return err
-	}
-	defer d.Abort()
-	f, err := d.Create(ConfigFile, 0o666)
-	if err != nil {
-		return err
-	}
-	if err := writeClose(f, func(w io.Writer) error { _, err := w.Write(config); return err }); err != nil {
-		return err
-	}
-	if f, err = d.Create(formats.AdapterFile, 0o666); err != nil {
-		return err
-	}
-	if err := writeClose(f, func(w io.Writer) error { return writeTensors(w, ts, metadata) }); err != nil {
-		return err
-	}
-	if err := crossRead(filepath.Join(d.Path(), formats.AdapterFile), ts); err != nil {
 		return err
 	}
 	return o.commit(d)
 }
 
-// commit gives a directory that is complete but for the further files its name.
-func (o *SaveOptions) commit(d *atomicfile.Dir) error {
+// stageDir is writeDir without the directory's name.
+func stageDir(dir string, o SaveOptions, config []byte, ts []fileTensor, metadata []safetensors.KV) (_ *atomicfile.Dir, err error) {
+	d, err := atomicfile.NewDir(dir, o.Replace)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.Abort()
+		}
+	}()
+	f, err := d.Create(ConfigFile, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeClose(f, func(w io.Writer) error { _, err := w.Write(config); return err }); err != nil {
+		return nil, err
+	}
+	if f, err = d.Create(formats.AdapterFile, 0o666); err != nil {
+		return nil, err
+	}
+	if err := writeClose(f, func(w io.Writer) error { return writeTensors(w, ts, metadata) }); err != nil {
+		return nil, err
+	}
+	if err := crossRead(filepath.Join(d.Path(), formats.AdapterFile), ts); err != nil {
+		return nil, err
+	}
+	return d, o.prepare(d)
+}
+
+// prepare brings a directory that is complete but for the further files to disk.
+func (o *SaveOptions) prepare(d *atomicfile.Dir) error {
 	if o.Finish != nil {
 		if err := o.Finish(d.Path()); err != nil {
+			return err
+		}
+	}
+	return d.Prepare()
+}
+
+// commit gives a prepared directory its name, or removes it.
+func (o *SaveOptions) commit(d *atomicfile.Dir) error {
+	if o.Before != nil {
+		if err := o.Before(); err != nil {
+			d.Abort()
 			return err
 		}
 	}

@@ -29,7 +29,7 @@ type carried struct {
 // Hugging Face cache consists of links. A base that is one .safetensors or .onnx
 // file of a directory carries along what belongs to a model by name.
 func (p *Plan) findCarried() error {
-	root := p.base.Dir()
+	root := p.base.Dir() + string(filepath.Separator) + "." // also where Dir itself is a link
 	single := singleFile(p.base.Path())
 	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {

@@ -26,6 +26,9 @@ type WriteOptions struct {
 	// Finish is called with a directory that holds everything but has not got
 	// its name yet.
 	Finish func(dir string) error
+	// Before, which may be nil, is called when all is on disk, before the output
+	// gets its name. After an error nothing is left.
+	Before func() error
 	// FS is the file system to write to; nil means the operating system's.
 	FS atomicfile.FS
 }
@@ -84,7 +87,23 @@ func writeOne(plan *onnx.Output, out string, o WriteOptions) error {
 	if err := absent(out, o.Replace); err != nil {
 		return err
 	}
-	return atomicfile.WriteFileFS(o.FS, out, 0o666, func(w io.Writer) error { return copyOut(&plan.Files[0], w) })
+	f, err := atomicfile.CreateFS(o.FS, out, 0o666)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if err := copyOut(&plan.Files[0], f); err != nil {
+		return err
+	}
+	if o.Before != nil {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		if err := o.Before(); err != nil {
+			return err
+		}
+	}
+	return f.Commit()
 }
 
 // absent fails where an output exists that may not be replaced.
@@ -110,7 +129,7 @@ func writeBeside(m *onnx.Model, plan *onnx.Output, out string, o WriteOptions, w
 	if err := writeDir(m, plan, stage, WriteOptions{FS: o.FS, Replace: true}, w); err != nil {
 		return err
 	}
-	if w.Files, err = Place(filepath.Join(stage, plan.Files[0].Name), out, o.Replace, o.FS); err != nil || len(plan.Files) < 2 {
+	if w.Files, err = place(filepath.Join(stage, plan.Files[0].Name), out, o.Replace, o.FS, o.Before); err != nil || len(plan.Files) < 2 {
 		return err
 	}
 	old := plan.Files[1].Name
@@ -169,6 +188,14 @@ func writeDir(m *onnx.Model, plan *onnx.Output, out string, o WriteOptions, w *W
 	}
 	if o.Finish != nil {
 		if err := o.Finish(d.Path()); err != nil {
+			return err
+		}
+	}
+	if o.Before != nil {
+		if err := d.Prepare(); err != nil {
+			return err
+		}
+		if err := o.Before(); err != nil {
 			return err
 		}
 	}

@@ -30,6 +30,11 @@ func StagingDir(out string) string {
 // It returns the files of the output, without their directory. staged keeps what
 // did not have to be moved. A nil fsys is the operating system's.
 func Place(staged, out string, replace bool, fsys atomicfile.FS) (files []string, err error) {
+	return place(staged, out, replace, fsys, nil)
+}
+
+// place is Place that calls before, unless it is nil, when only renaming is left to do.
+func place(staged, out string, replace bool, fsys atomicfile.FS, before func() error) (files []string, err error) {
 	if fsys == nil {
 		fsys = atomicfile.OS
 	}
@@ -50,6 +55,11 @@ func Place(staged, out string, replace bool, fsys atomicfile.FS) (files []string
 	model := staged + ".placed"
 	if err := relocated(fsys, m, model, base, names); err != nil {
 		return nil, err
+	}
+	if before != nil {
+		if err := before(); err != nil {
+			return nil, err
+		}
 	}
 	var moved []string
 	defer func() {
@@ -80,6 +90,9 @@ func Place(staged, out string, replace bool, fsys atomicfile.FS) (files []string
 	err = fsys.SyncPath(dir)
 	for _, path := range stale {
 		err = errors.Join(err, fsys.Remove(path))
+	}
+	if err != nil {
+		err = &atomicfile.LateError{Err: err}
 	}
 	return files, err
 }

@@ -131,7 +131,7 @@ func injectInto(a *app, m *onnx.Model, b *onnxBase, out string, g graphFlags) er
 	if err != nil {
 		return err
 	}
-	w, err := writeGraph(a, m, in.Edit, out, b.ck, b.ad.Dir)
+	w, err := writeGraph(a, m, in.Edit, out, b.ck, graphOptions{adapter: adapterSource(a, b.ad.Dir)})
 	if err != nil {
 		return err
 	}
@@ -144,17 +144,28 @@ func injectInto(a *app, m *onnx.Model, b *onnxBase, out string, g graphFlags) er
 	return nil
 }
 
+// graphOptions are options of writeGraph, all of which may be nil.
+type graphOptions struct {
+	adapter func() (manifest.Source, error) // which one is in the graph
+	before  func() error                    // what comes before the output has its name
+}
+
+// adapterSource names the adapter of a directory.
+func adapterSource(a *app, dir string) func() (manifest.Source, error) {
+	return func() (manifest.Source, error) { return sumSource(a.cmd.Context(), "adapter", dir) }
+}
+
 // writeGraph writes a changed graph, with the files that belong to the base model
-// and a manifest where it becomes a directory. ad is the adapter's directory, or "".
-func writeGraph(a *app, m *onnx.Model, e *onnx.Edit, out string, ck *formats.Checkpoint, ad string) (*onnxmodel.Written, error) {
+// and a manifest where it becomes a directory.
+func writeGraph(a *app, m *onnx.Model, e *onnx.Edit, out string, ck *formats.Checkpoint, o graphOptions) (*onnxmodel.Written, error) {
 	finish := func(dir string) error {
 		base, err := baseSource(ck)
 		if err != nil {
 			return err
 		}
 		sources := []manifest.Source{base}
-		if ad != "" {
-			s, err := sumSource(a.cmd.Context(), "adapter", ad)
+		if o.adapter != nil {
+			s, err := o.adapter()
 			if err != nil {
 				return err
 			}
@@ -162,7 +173,7 @@ func writeGraph(a *app, m *onnx.Model, e *onnx.Edit, out string, ck *formats.Che
 		}
 		return a.finish("", sources...)(dir)
 	}
-	w, err := onnxmodel.Write(m, e, out, onnxmodel.WriteOptions{Replace: a.force, Carry: modelFiles(ck.Dir()), Finish: finish})
+	w, err := onnxmodel.Write(m, e, out, onnxmodel.WriteOptions{Replace: a.force, Carry: modelFiles(ck.Dir()), Finish: finish, Before: o.before})
 	if err != nil {
 		return nil, err
 	}

@@ -52,11 +52,11 @@ func exportONNX(a *app, b *onnxBase, o *convertOptions) error {
 		with.ad = &ad
 		return injectInto(a, g, &with, o.out, o.graphFlags)
 	}
-	dir := ""
+	var opt graphOptions
 	if whole {
-		dir = b.ad.Dir
+		opt.adapter = adapterSource(a, b.ad.Dir)
 	}
-	w, err := writeGraph(a, g, onnx.NewEdit(g), o.out, b.ck, dir)
+	w, err := writeGraph(a, g, onnx.NewEdit(g), o.out, b.ck, opt)
 	if err != nil {
 		return err
 	}

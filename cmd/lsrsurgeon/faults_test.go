@@ -27,6 +27,8 @@ type faultCase struct {
 var faultCases = []faultCase{
 	{"inject", "inject BASE -o OUT --target q_proj --force", 1},
 	{"inject into", "inject BASE -o OUT --into INTO --target q_proj --force", 3},
+	{"inject into graph", "inject GRAPH.onnx -o OUT --into INTO.onnx --target q_proj --force", 1},
+	{"inject into graph's directory", "inject GRAPH.onnx -o OUT --into INTO --target q_proj --force", 3},
 	{"merge", "merge AD -o OUT --force", 1},
 	{"merge reversible", "merge AD -o OUT --reversible --force", 2},
 	{"merge shards", "merge AD -o OUT --max-shard-size 300KB --force", 2},
@@ -82,6 +84,7 @@ func faultInputs(t *testing.T) *inputs {
 	for _, args := range [][]string{
 		{"inject", path("BASE"), "-o", path("AD"), "--target", "q_proj", "--layers", "0,1", "--init", "paper"},
 		{"merge", path("AD"), "-o", path("MERGED"), "--reversible"},
+		{"convert", path("BASE"), "-o", path("GRAPH.onnx"), "--to", "onnx"},
 	} {
 		if code, _, stderr := call(args...); code != 0 {
 			t.Fatalf("%v: %s", args, stderr)
@@ -118,9 +121,9 @@ func (in *inputs) run(fsys atomicfile.FS, c faultCase, root string) (code int, s
 	args := strings.Fields(c.args)
 	for i, a := range args {
 		switch {
-		case a == "BASE" || a == "AD" || a == "MERGED":
+		case a == "BASE" || a == "AD" || a == "MERGED" || a == "GRAPH.onnx":
 			args[i] = filepath.Join(in.dir, a)
-		case strings.HasPrefix(a, "OUT") || a == "INTO":
+		case strings.HasPrefix(a, "OUT") || strings.HasPrefix(a, "INTO"):
 			args[i] = filepath.Join(root, a)
 		}
 	}
@@ -174,7 +177,8 @@ func (in *inputs) all(t *testing.T, c faultCase, old, crash bool) (faults int) {
 	}
 }
 
-// checkOutputsWhole looks at each output, a file or directory in root, by itself.
+// checkOutputsWhole looks at each output, a file or directory in root. Those of one
+// command appear together, unless it is killed.
 func checkOutputsWhole(t *testing.T, what, root string, before, want map[string]string, crash bool) {
 	t.Helper()
 	after := sumTree(t, root)
@@ -192,18 +196,23 @@ func checkOutputsWhole(t *testing.T, what, root string, before, want map[string]
 		first, _, _ := strings.Cut(filepath.ToSlash(n), "/")
 		outs[first] = true
 	}
-	renewed := false
+	renewed := 0
 	for out := range outs {
 		got := part(after, out)
 		isNew := maps.Equal(got, part(want, out))
-		renewed = renewed || isNew
+		if isNew {
+			renewed++
+		}
 		if !isNew && !maps.Equal(got, part(before, out)) {
 			t.Errorf("%s: %s is neither the old nor the new one: %v", what, out, got)
 		}
 	}
+	if !crash && renewed > 0 && renewed < len(outs) {
+		t.Errorf("%s: %d of %d outputs are new", what, renewed, len(outs))
+	}
 	for n := range after {
 		first, _, _ := strings.Cut(filepath.ToSlash(n), "/")
-		if !outs[first] && (!atomicfile.IsTemp(first) || !crash && !renewed) {
+		if !outs[first] && (!atomicfile.IsTemp(first) || !crash && renewed == 0) {
 			t.Errorf("%s: left over %s", what, n)
 		}
 	}
@@ -321,7 +330,7 @@ func TestConcurrent(t *testing.T) {
 		root := t.TempDir()
 		var wg sync.WaitGroup
 		codes, texts := make([]int, 6), make([]string, 6)
-		args := strings.Fields(strings.NewReplacer("BASE", filepath.Join(in.dir, "BASE"), "AD", filepath.Join(in.dir, "AD"), "OUT", filepath.Join(root, "OUT"), "INTO", filepath.Join(root, "INTO")).Replace(c.args))
+		args := strings.Fields(strings.NewReplacer("GRAPH.onnx", filepath.Join(in.dir, "GRAPH.onnx"), "BASE", filepath.Join(in.dir, "BASE"), "AD", filepath.Join(in.dir, "AD"), "OUT", filepath.Join(root, "OUT"), "INTO", filepath.Join(root, "INTO")).Replace(c.args))
 		for i := range codes {
 			wg.Go(func() { codes[i], _, texts[i] = call(append(args, "--quiet", "--no-progress")...) })
 		}

@@ -108,13 +108,8 @@ func runInject(a *app, path string, o *injectOptions) error {
 		return err
 	}
 	defer graph.close()
-	if err := ad.SaveWith(o.out, adapter.SaveOptions{Replace: a.force, Finish: a.finish("", manifest.Source{Role: "base", Name: filepath.Base(path), Hash: cfg.BaseHash})}); err != nil {
+	if err := graph.save(a, ck, ad, o, manifest.Source{Role: "base", Name: filepath.Base(path), Hash: cfg.BaseHash}); err != nil {
 		return err
-	}
-	if o.into != "" {
-		if err := graph.write(a, ck, ad, o); err != nil {
-			return err
-		}
 	}
 	n := adapter.ParamCount(ad.Modules)
 	if a.json {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"path/filepath"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/onnx"
+	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 	"github.com/lsrsurgeon/lsrsurgeon/onnxmodel"
 )
@@ -37,12 +39,31 @@ func (g *graphPlan) close() {
 	}
 }
 
-// write writes base and adapter as one.
-func (g *graphPlan) write(a *app, ck *formats.Checkpoint, ad *adapter.Adapter, o *injectOptions) error {
-	if g.m == nil {
-		base := manifest.Source{Role: "base", Name: filepath.Base(ck.Path()), Hash: ad.BaseHash}
-		return adapter.WriteIntoWith(ck, ad, o.into, adapter.SaveOptions{Replace: a.force, Finish: a.finish("", base)})
+// save writes the adapter, and with --into base and adapter as one: both, or after
+// an error none. What can fail is done under other names first; the adapter
+// gets its name before the other one does, and gives it back if that fails.
+func (g *graphPlan) save(a *app, ck *formats.Checkpoint, ad *adapter.Adapter, o *injectOptions, base manifest.Source) error {
+	save := adapter.SaveOptions{Replace: a.force, Finish: a.finish("", base)}
+	if o.into == "" {
+		return ad.SaveWith(o.out, save)
 	}
-	_, err := writeGraph(a, g.m, g.in.Edit, o.into, ck, o.out)
-	return err
+	d, err := ad.Stage(o.out, save)
+	if err != nil {
+		return err
+	}
+	defer d.Abort()
+	if g.m == nil {
+		save.Before = d.Publish
+		err = adapter.WriteIntoWith(ck, ad, o.into, save)
+	} else {
+		_, err = writeGraph(a, g.m, g.in.Edit, o.into, ck, graphOptions{before: d.Publish, adapter: func() (manifest.Source, error) {
+			s, err := sumSource(a.cmd.Context(), "adapter", d.Path())
+			s.Name = filepath.Base(o.out)
+			return s, err
+		}})
+	}
+	if late := (*atomicfile.LateError)(nil); err != nil && !errors.As(err, &late) {
+		return err
+	}
+	return errors.Join(err, d.Settle())
 }

@@ -23,6 +23,20 @@ import (
 // ErrExists is wrapped when an output exists and may not be replaced.
 var ErrExists = errors.New("output exists")
 
+// LateError is what failed when an output had its name already: a sync of the
+// directory around it, or the removal of what it replaced.
+type LateError struct{ Err error }
+
+func (e *LateError) Error() string { return e.Err.Error() }
+func (e *LateError) Unwrap() error { return e.Err }
+
+func late(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &LateError{err}
+}
+
 // WriteFile writes final through write, whole or not at all; an existing file
 // is replaced only when everything is on disk.
 func WriteFile(final string, perm os.FileMode, write func(io.Writer) error) error {
@@ -48,24 +62,31 @@ type File struct {
 	Handle
 	fs          FS
 	temp, final string
+	parents     []string // made by CreateFS, deepest first
 	done        bool
 }
 
 // CreateFS starts a file that takes the place of final on Commit. It gets the
-// permissions of the file that it replaces, else perm.
+// permissions of the file that it replaces, else perm. Missing parents are made,
+// and removed again by Abort.
 func CreateFS(fsys FS, final string, perm os.FileMode) (*File, error) {
 	final = filepath.Clean(final)
 	st, err := os.Lstat(final)
 	if err == nil && st.IsDir() {
 		return nil, fmt.Errorf("%s is a directory, not a file", final)
 	}
+	parents, err := makeParents(fsys, final)
+	if err != nil {
+		return nil, err
+	}
 	Sweep(fsys, final)
 	temp := tempName(final)
 	h, err := fsys.Create(temp, perm)
 	if err != nil {
+		removeParents(fsys, parents)
 		return nil, err
 	}
-	f := &File{Handle: h, fs: fsys, temp: temp, final: final}
+	f := &File{Handle: h, fs: fsys, temp: temp, final: final, parents: parents}
 	if st != nil && st.Mode().IsRegular() {
 		if err := h.Chmod(st.Mode().Perm()); err != nil {
 			f.Abort()
@@ -87,13 +108,16 @@ func (f *File) Commit() error {
 		return err
 	}
 	f.done = true
-	if err := f.Close(); err != nil {
-		return errors.Join(err, f.fs.Remove(f.temp))
+	err := f.Close()
+	if err == nil {
+		err = f.fs.Rename(f.temp, f.final)
 	}
-	if err := f.fs.Rename(f.temp, f.final); err != nil {
-		return errors.Join(err, f.fs.Remove(f.temp))
+	if err != nil {
+		err = errors.Join(err, f.fs.Remove(f.temp))
+		removeParents(f.fs, f.parents)
+		return err
 	}
-	return f.fs.SyncPath(filepath.Dir(f.final))
+	return late(syncParents(f.fs, f.final, f.parents))
 }
 
 // Abort removes what was written. It does nothing after Commit or a
@@ -105,4 +129,5 @@ func (f *File) Abort() {
 	f.done = true
 	_ = f.Close()           // the file is thrown away,
 	_ = f.fs.Remove(f.temp) // and Sweep tries again
+	removeParents(f.fs, f.parents)
 }

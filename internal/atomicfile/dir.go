@@ -18,7 +18,10 @@ type Dir struct {
 	parents     []string // made by NewDir, deepest first
 	mode        os.FileMode
 	lock        *Lock
+	old         string // where Publish put what had the name
 	resumed     bool
+	prepared    bool
+	published   bool
 	done        bool
 }
 
@@ -55,10 +58,10 @@ func newDir(fsys FS, final string, replace, locked bool, accept func(temp string
 	defer func() {
 		if err != nil {
 			d.lock.Unlock()
-			d.removeParents()
+			removeParents(d.fs, d.parents)
 		}
 	}()
-	if err := d.makeParents(); err != nil {
+	if d.parents, err = makeParents(d.fs, d.final); err != nil {
 		return nil, err
 	}
 	if !locked {
@@ -101,31 +104,6 @@ func (d *Dir) check() error {
 
 // Resumed says that the directory is that of a process that died.
 func (d *Dir) Resumed() bool { return d.resumed }
-
-func (d *Dir) makeParents() error {
-	var missing []string
-	for p := filepath.Dir(d.final); ; p = filepath.Dir(p) {
-		if _, err := os.Stat(p); err == nil || filepath.Dir(p) == p {
-			break
-		}
-		missing = append(missing, p)
-	}
-	for i := len(missing) - 1; i >= 0; i-- {
-		if err := d.fs.Mkdir(missing[i], 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		d.parents = append([]string{missing[i]}, d.parents...)
-	}
-	return nil
-}
-
-func (d *Dir) removeParents() {
-	for _, p := range d.parents {
-		if d.fs.Remove(p) != nil { // no longer empty: someone else's by now
-			return
-		}
-	}
-}
 
 // Path is the temporary directory. Files may be made in it by any means.
 func (d *Dir) Path() string { return d.temp }
@@ -181,33 +159,53 @@ func (d *Dir) WriteFile(rel string, perm os.FileMode, write func(io.Writer) erro
 // After an error the old directory has its name and nothing is left of the new
 // one, except when only the last sync or the removal of the old one failed.
 func (d *Dir) Commit() error {
-	if d.done {
+	if err := d.Publish(); err != nil {
+		d.Abort()
+		return err
+	}
+	return d.Settle()
+}
+
+// Prepare syncs every file and directory, so that only the renaming is left to do.
+func (d *Dir) Prepare() error {
+	if d.done || d.published {
 		return fmt.Errorf("%s: %w", d.final, fs.ErrClosed)
 	}
-	if err := d.sync(); err != nil {
-		d.Abort()
+	if d.prepared {
+		return nil
+	}
+	err := d.sync()
+	d.prepared = err == nil
+	return err
+}
+
+// Publish is the first half of Commit, for outputs that belong together: the
+// directory has its name, but until Settle, Abort takes it back.
+func (d *Dir) Publish() error {
+	if err := d.Prepare(); err != nil {
 		return err
 	}
 	old, err := d.swap()
 	if err != nil {
-		d.Abort()
 		return err
+	}
+	d.old, d.published = old, true
+	return nil
+}
+
+// Settle is the second half of Commit: the renaming is brought to disk, and what
+// was replaced is removed. Its errors are [LateError]s.
+func (d *Dir) Settle() error {
+	if d.done || !d.published {
+		return fmt.Errorf("%s: %w", d.final, fs.ErrClosed)
 	}
 	d.done = true
 	defer d.lock.Unlock()
-	// Parents made by NewDir must be on disk too, each by a sync of its own parent.
-	for _, p := range append([]string{filepath.Dir(d.final)}, d.parents...) {
-		if err := d.fs.SyncPath(p); err != nil {
-			return err
-		}
+	if err := syncParents(d.fs, d.final, d.parents); err != nil {
+		return late(err)
 	}
-	if n := len(d.parents); n > 0 {
-		if err := d.fs.SyncPath(filepath.Dir(d.parents[n-1])); err != nil {
-			return err
-		}
-	}
-	if old != "" {
-		return d.fs.RemoveAll(old)
+	if d.old != "" {
+		return late(d.fs.RemoveAll(d.old))
 	}
 	return nil
 }
@@ -265,6 +263,17 @@ func (d *Dir) swap() (old string, err error) {
 	return old, nil
 }
 
+// unswap takes back what swap did.
+func (d *Dir) unswap() error {
+	if d.old == d.temp {
+		return d.fs.Exchange(d.temp, d.final)
+	}
+	if err := d.fs.Rename(d.final, d.temp); err != nil || d.old == "" {
+		return err
+	}
+	return d.fs.Rename(d.old, d.final)
+}
+
 // Leave ends the work without removing what was written, for ResumeDirFS.
 func (d *Dir) Leave() {
 	if !d.done {
@@ -273,14 +282,16 @@ func (d *Dir) Leave() {
 	}
 }
 
-// Abort removes what was written; it does nothing after Commit or a second
-// time.
+// Abort removes what was written, and gives what was replaced by Publish its name
+// back; it does nothing after Commit, Settle or a second time.
 func (d *Dir) Abort() {
 	if d.done {
 		return
 	}
 	d.done = true
-	_ = d.fs.RemoveAll(d.temp) // Sweep tries again
+	if !d.published || d.unswap() == nil { // else the new one stays under the name, and the old one for Sweep
+		_ = d.fs.RemoveAll(d.temp) // Sweep tries again
+	}
 	d.lock.Unlock()
-	d.removeParents()
+	removeParents(d.fs, d.parents)
 }

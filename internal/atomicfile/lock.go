@@ -18,12 +18,23 @@ const lockSuffix = ".lsrsurgeon-lock"
 // ".<name>.lsrsurgeon-lock" beside it. It ends with the process, so a lock file
 // that a killed process left behind is no obstacle.
 type Lock struct {
-	f    *os.File
-	path string
+	f       *os.File
+	path    string
+	parents []string // made by NewLock, deepest first
 }
 
-// NewLock locks final, or fails at once with an error wrapping ErrLocked.
-func NewLock(final string) (*Lock, error) {
+// NewLock locks final, or fails at once with an error wrapping ErrLocked. Missing
+// parents are made, and removed again by Unlock if nothing has come into them.
+func NewLock(final string) (_ *Lock, err error) {
+	parents, err := makeParents(OS, filepath.Clean(final))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			removeParents(OS, parents)
+		}
+	}()
 	dir, base := filepath.Split(filepath.Clean(final))
 	path := filepath.Join(dir, "."+base+lockSuffix)
 	for range 100 {
@@ -45,7 +56,7 @@ func NewLock(final string) (*Lock, error) {
 		}
 		now, err := os.Lstat(path)
 		if err == nil && os.SameFile(st, now) {
-			l := &Lock{f, path}
+			l := &Lock{f, path, parents}
 			if err := l.sign(); err != nil {
 				l.Unlock()
 				return nil, err
@@ -89,4 +100,5 @@ func (l *Lock) Unlock() {
 	_ = os.Remove(l.path) // a file that stays is no obstacle
 	_ = l.f.Close()       // nothing in it matters
 	l.f = nil
+	removeParents(OS, l.parents)
 }
