@@ -57,6 +57,7 @@ type buffers struct {
 	delta, tmp, base64 []float64
 	delta32, panel     []float32
 	rowCarry, colCarry []float64
+	chain              chainBuffers
 }
 
 func grow[T any](b *[]T, n int) []T {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/lsrsurgeon/lsrsurgeon/internal/kernel"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
 )
 
@@ -99,6 +100,9 @@ type rounder struct {
 	// Random bits of a row; one element's base, update and carry.
 	random     []uint32
 	w1, d1, c1 [1]float64
+
+	round64 *kernel.Round64 // with inFloat64
+	chain   *chainBuffers
 }
 
 func newRounder(t *target, from, to tensor.DType, o *Options, name string, inputLast bool) *rounder {
@@ -108,6 +112,9 @@ func newRounder(t *target, from, to tensor.DType, o *Options, name string, input
 	}
 	r.updateTiny = updateFormat.tinyFor(t.errBound)
 	r.key = mix(o.Seed ^ hashName(name))
+	if r.inFloat64() {
+		r.round64 = kernel.NewRound64(r.fmt.drop, r.fmt.tiny, r.fmt.huge, r.updateTiny)
+	}
 	return r
 }
 
@@ -120,6 +127,8 @@ func (r *rounder) row(dst, src []byte, d, carry []float64, i, c0 int) error {
 		return r.narrowed(dst, src, d, i, c0)
 	case r.mode == Nearest && r.to == tensor.F32 && widens(r.from):
 		return r.nearestF32(dst, src, d, i, c0)
+	case r.inFloat64() && !r.across():
+		return r.rowInFloat64(dst, src, d, carry, i, c0)
 	}
 	w := grow(&r.w, len(d))
 	if err := tensor.DecodeF64(w, src, r.from); err != nil {
@@ -198,6 +207,9 @@ func (r *rounder) rounded(x float64) float64 {
 		u := math.Float64bits(x)
 		if m := u &^ signBit; m >= f.tiny && m < f.huge {
 			return math.Float64frombits(u&signBit | (m+(1<<(f.drop-1)-1)+m>>f.drop&1)&^(1<<f.drop-1))
+		} else if m < f.tiny { // subnormal numbers, all as far apart: the unit of the last place of this
+			middle := math.Float64frombits(f.tiny+uint64(f.drop)<<52) * 1.5
+			return math.Copysign(x+middle-middle, x)
 		}
 	}
 	var b [8]byte

@@ -9,8 +9,8 @@ import (
 // updateDrop is what updateFormat leaves out of a float64's mantissa, updateSlack
 // how near to the middle between two of its numbers an update is looked at exactly.
 const (
-	updateDrop  = 29
-	updateSlack = 1 << 17
+	updateDrop  = 53 - kernel.UpdateBits
+	updateSlack = kernel.UpdateSlack
 )
 
 // updateFormat is what updates are rounded to before they are rounded stochastically
@@ -60,17 +60,16 @@ func inFormat(x, e float64) bool {
 // Kronecker sums the bound is infinite.
 func (t *target) twice(i, j int) (x, e float64) {
 	var hi, lo, mag float64
-	ops := 0
+	ops, across := 0, t.across()
 	for k := range t.terms {
 		d := t.terms[k].delta
 		if d.Kron != nil {
 			return 0, math.Inf(1)
 		}
 		var s, rest, sum float64
-		at := j
-		for _, a := range d.A[i*d.R:][:d.R] {
-			p, pe := twoProd(a, d.B[at])
-			at += d.Out
+		column := across[k].A[j*d.R:][:d.R]
+		for l, a := range d.A[i*d.R:][:d.R] {
+			p, pe := twoProd(a, column[l])
 			var se float64
 			s, se = twoSum(s, p)
 			rest += pe + se
@@ -89,11 +88,15 @@ func (t *target) twice(i, j int) (x, e float64) {
 	return hi + lo, n*n*0x1p-104*mag + 0x1p-900
 }
 
-// randoms are the leading random bits of columns [c0, c0+n) of row i, those of AddRandom16.
+// randoms are the random bits of columns [c0, c0+n) of row i: all that the format leaves out, or the
+// leading ones as AddRandom16 takes them.
 func (r *rounder) randoms(i, c0, n int) []uint32 {
 	bits := grow(&r.random, n)
 	at := r.key + (uint64(i)*uint64(r.t.cols)+uint64(c0))*golden
-	const shift = 29 // a float32 has so many bits less
+	shift := uint(0)
+	if r.halves() {
+		shift = 29 // a float32 has so many bits less
+	}
 	kernel.SplitMix(bits, at, shift, 1<<(r.fmt.drop-shift)-1)
 	return bits
 }

@@ -375,6 +375,7 @@ func (r *run) compute(j *job, t *target, b *buffers) error {
 		from = tensor.F32
 	}
 	round := newRounder(t, from, w.t.dtype, &r.p.o, w.t.name, w.inputLast)
+	round.chain = &b.chain
 	direct := round.halves() && t.narrow != nil && t.scale == nil
 	m, n := j.r1-j.r0, min(j.c1-j.c0, blockCols)
 	switch {
@@ -383,6 +384,8 @@ func (r *run) compute(j *job, t *target, b *buffers) error {
 		m = min(m, max(1, directElems/n))
 	case t.wholeRows:
 		m, n = min(m, max(1, rowsElems/w.cols)), w.cols
+	case round.across():
+		m, n = min(m, chainRows), min(j.c1-j.c0, chainCols)
 	default:
 		m = min(m, blockElems/n)
 	}
@@ -400,9 +403,12 @@ func (r *run) compute(j *job, t *target, b *buffers) error {
 			im := min(m, j.r1-i)
 			x := rect{i, i + im, c, c + cn}
 			var err error
-			if direct {
+			switch {
+			case direct:
 				err = r.directBlock(j, t, b, round, x, panel)
-			} else {
+			case im >= fewRows && round.across():
+				err = r.acrossBlock(j, t, b, round, x, rowCarry[i-j.r0:][:im])
+			default:
 				err = r.block(j, t, b, round, x, rowCarry, colCarry)
 			}
 			if err != nil {
@@ -427,18 +433,12 @@ func (x *rect) bytes(b []byte, j *job, i, width int) []byte {
 func (r *run) block(j *job, t *target, b *buffers, round *rounder, x rect, rowCarry, colCarry []float64) error {
 	n := x.c1 - x.c0
 	wi, wo := round.from.Bits()/8, round.to.Bits()/8
-	d := grow(&b.delta, (x.r1-x.r0)*n)
-	if t.wholeRows {
-		grow(&b.tmp, len(d))
+	d, err := r.update(j, t, b, round, x)
+	if err != nil {
+		return err
 	}
-	t.block(d, b.tmp, x.r0, x.r1, x.c0, x.c1)
 	for i := x.r0; i < x.r1; i++ {
 		row, src := d[(i-x.r0)*n:][:n], x.bytes(b.src, j, i, wi)
-		if t.scale != nil {
-			if err := t.rescaled(row, grow(&b.base64, n), src, round.from, i, x.c0); err != nil {
-				return err
-			}
-		}
 		carry := colCarry
 		if j.work.inputLast {
 			carry = rowCarry[i-j.r0:]
@@ -448,6 +448,25 @@ func (r *run) block(j *job, t *target, b *buffers, round *rounder, x rect, rowCa
 		}
 	}
 	return nil
+}
+
+// update computes the rectangle's update in float64.
+func (r *run) update(j *job, t *target, b *buffers, round *rounder, x rect) ([]float64, error) {
+	n := x.c1 - x.c0
+	d := grow(&b.delta, (x.r1-x.r0)*n)
+	if t.wholeRows {
+		grow(&b.tmp, len(d))
+	}
+	t.block(d, b.tmp, x.r0, x.r1, x.c0, x.c1)
+	if t.scale == nil {
+		return d, nil
+	}
+	for i := x.r0; i < x.r1; i++ {
+		if err := t.rescaled(d[(i-x.r0)*n:][:n], grow(&b.base64, n), x.bytes(b.src, j, i, round.from.Bits()/8), round.from, i, x.c0); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
 }
 
 // directBlock computes one block by way of its update in float32.

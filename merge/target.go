@@ -24,6 +24,7 @@ type target struct {
 	// errBound bounds |computed - exact| of Σ weight·ΔW, for every element.
 	errBound float64
 	narrow   *narrow32 // of use without scale; nil where float32 does not serve
+	turned   turned    // for what is not rounded to nearest
 }
 
 // newTarget takes the updates of one tensor. An update in the orientation

@@ -119,35 +119,18 @@ func archSplitMix(dst []uint32, at uint64, shift uint, mask uint32) int {
 	return len(dst) &^ 7
 }
 
-func archAddFeedback(f *Round64, dst, src, base []float32, d, carry []float64, doubt []uint8, s *RoundSums) int {
+func archAddFeedback(f *Round64, dst, src, base []float32, d, carry []float64, doubt []uint8) int {
 	if len(d) < 8 {
 		return 0
 	}
-	var a [16]float64
-	addFeedbackAVX2(&f.updateTiny[0], &dst[0], &src[0], &base[0], &d[0], &carry[0], len(d), &doubt[0], &a)
-	return groups64(&a, len(d), s)
+	addFeedbackAVX2(&f.updateTiny[0], &dst[0], &src[0], &base[0], &d[0], &carry[0], len(d), &doubt[0], &f.lanes)
+	return len(d) &^ 7
 }
 
-func archAddRandomF32(f *Round64, dst, src, base []float32, d []float64, random []uint32, doubt []uint8, s *RoundSums) int {
+func archAddRandomF32(f *Round64, dst, src, base []float32, d []float64, random []uint32, doubt []uint8) int {
 	if len(d) < 8 {
 		return 0
 	}
-	var a [16]float64
-	addRandomF32AVX2(&f.updateTiny[0], &dst[0], &src[0], &base[0], &d[0], &random[0], len(d), &doubt[0], &a)
-	return groups64(&a, len(d), s)
-}
-
-// groups64 adds the sums of whole groups of eight. Updates of zero are not among them: they are in
-// doubt.
-func groups64(a *[16]float64, n int, s *RoundSums) int {
-	var sums goSums
-	for l := range 4 {
-		same := math.Float64bits(a[l])
-		sums.Same += int64(same&(1<<32-1) + same>>32)
-		sums.SqErr += a[4+l]
-		sums.SqDelta += a[8+l]
-		sums.MaxErr = max(sums.MaxErr, a[12+l])
-	}
-	sums.addTo(s, 1)
-	return n &^ 7
+	addRandomF32AVX2(&f.updateTiny[0], &dst[0], &src[0], &base[0], &d[0], &random[0], len(d), &doubt[0], &f.lanes)
+	return len(d) &^ 7
 }

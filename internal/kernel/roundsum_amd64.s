@@ -2046,21 +2046,22 @@ GLOBL roundsum_zero64<>(SB), RODATA|NOPTR, $32
 // func addFeedbackAVX2(format *uint64, dst *float32, src *float32, base *float32, d *float64, carry *float64, n int, doubt *uint8, sums *[16]float64)
 // Requires: AVX, AVX2, FMA3
 TEXT ·addFeedbackAVX2(SB), NOSPLIT, $0-72
-	MOVQ   format+0(FP), AX
-	MOVQ   dst+8(FP), CX
-	MOVQ   src+16(FP), DX
-	MOVQ   base+24(FP), BX
-	MOVQ   d+32(FP), SI
-	MOVQ   doubt+56(FP), DI
-	MOVQ   carry+40(FP), R9
-	MOVQ   n+48(FP), R10
-	VXORPD Y0, Y0, Y0
-	VXORPD Y1, Y1, Y1
-	VXORPD Y2, Y2, Y2
-	VXORPD Y3, Y3, Y3
-	XORQ   R8, R8
-	SUBQ   $0x08, R10
-	JLT    end
+	MOVQ    format+0(FP), AX
+	MOVQ    dst+8(FP), CX
+	MOVQ    src+16(FP), DX
+	MOVQ    base+24(FP), BX
+	MOVQ    d+32(FP), SI
+	MOVQ    doubt+56(FP), DI
+	MOVQ    carry+40(FP), R9
+	MOVQ    n+48(FP), R10
+	MOVQ    sums+64(FP), R8
+	VMOVUPD (R8), Y0
+	VMOVUPD 32(R8), Y1
+	VMOVUPD 64(R8), Y2
+	VMOVUPD 96(R8), Y3
+	XORQ    R8, R8
+	SUBQ    $0x08, R10
+	JLT     end
 
 loop:
 	VMOVUPD      (SI)(R8*8), Y4
@@ -2089,22 +2090,20 @@ loop:
 	VADDPD       32(R9)(R8*8), Y11, Y15
 	VANDPD       roundsum_abs64<>+0(SB), Y9, Y8
 	VANDPD       roundsum_abs64<>+0(SB), Y15, Y14
-	VPCMPGTQ     128(AX), Y8, Y6
-	VPCMPGTQ     128(AX), Y14, Y12
-	VPCMPGTQ     96(AX), Y8, Y8
-	VPCMPGTQ     96(AX), Y14, Y14
-	VPANDN       Y7, Y6, Y7
-	VPANDN       Y13, Y12, Y13
 	VPSRLQ       224(AX), Y9, Y6
 	VPSRLQ       224(AX), Y15, Y12
-	VPAND        Y8, Y7, Y7
-	VPAND        Y14, Y13, Y13
+	VPADDQ       256(AX), Y8, Y8
+	VPADDQ       256(AX), Y14, Y14
 	VPAND        roundsum_one64<>+0(SB), Y6, Y6
 	VPAND        roundsum_one64<>+0(SB), Y12, Y12
+	VPCMPGTQ     288(AX), Y8, Y8
+	VPCMPGTQ     288(AX), Y14, Y14
 	VPADDQ       Y9, Y6, Y6
 	VPADDQ       Y15, Y12, Y12
 	VPADDQ       160(AX), Y6, Y6
 	VPADDQ       160(AX), Y12, Y12
+	VPANDN       Y7, Y8, Y7
+	VPANDN       Y13, Y14, Y13
 	VPAND        192(AX), Y6, Y6
 	VPAND        192(AX), Y12, Y12
 	VSUBPD       Y6, Y9, Y9
@@ -2170,21 +2169,22 @@ end:
 // func addRandomF32AVX2(format *uint64, dst *float32, src *float32, base *float32, d *float64, random *uint32, n int, doubt *uint8, sums *[16]float64)
 // Requires: AVX, AVX2, FMA3
 TEXT ·addRandomF32AVX2(SB), NOSPLIT, $0-72
-	MOVQ   format+0(FP), AX
-	MOVQ   dst+8(FP), CX
-	MOVQ   src+16(FP), DX
-	MOVQ   base+24(FP), BX
-	MOVQ   d+32(FP), SI
-	MOVQ   doubt+56(FP), DI
-	MOVQ   random+40(FP), R9
-	MOVQ   n+48(FP), R10
-	VXORPD Y0, Y0, Y0
-	VXORPD Y1, Y1, Y1
-	VXORPD Y2, Y2, Y2
-	VXORPD Y3, Y3, Y3
-	XORQ   R8, R8
-	SUBQ   $0x08, R10
-	JLT    end
+	MOVQ    format+0(FP), AX
+	MOVQ    dst+8(FP), CX
+	MOVQ    src+16(FP), DX
+	MOVQ    base+24(FP), BX
+	MOVQ    d+32(FP), SI
+	MOVQ    doubt+56(FP), DI
+	MOVQ    random+40(FP), R9
+	MOVQ    n+48(FP), R10
+	MOVQ    sums+64(FP), R8
+	VMOVUPD (R8), Y0
+	VMOVUPD 32(R8), Y1
+	VMOVUPD 64(R8), Y2
+	VMOVUPD 96(R8), Y3
+	XORQ    R8, R8
+	SUBQ    $0x08, R10
+	JLT     end
 
 loop:
 	VMOVUPD      (SI)(R8*8), Y4

@@ -15,12 +15,31 @@ const (
 	updateDrop = 53 - UpdateBits
 )
 
-// Round64 rounds sums in float64 to a format whose numbers float32 holds.
+// Round64 rounds sums in float64 to a format whose numbers float32 holds, and sums up what that did
+// to the elements. It belongs to one goroutine.
 type Round64 struct {
 	// Each four times; the order is known to the generator of the kernels.
 	updateTiny, updateNear, updateMask    [4]uint64
 	belowTiny, belowHuge, belowHalf, keep [4]uint64
 	drop                                  [4]uint64
+	fromTiny, span                        [4]uint64
+
+	lanes [16]float64 // of the kernels
+	sums  goSums
+}
+
+// Sums returns the sums and begins new ones.
+func (f *Round64) Sums() (s RoundSums) {
+	for l := range 4 { // updates of zero are not among these: they are in doubt
+		same := math.Float64bits(f.lanes[l])
+		f.sums.Same += int64(same&(1<<32-1) + same>>32)
+		f.sums.SqErr += f.lanes[4+l]
+		f.sums.SqDelta += f.lanes[8+l]
+		f.sums.MaxErr = max(f.sums.MaxErr, f.lanes[12+l])
+	}
+	s = RoundSums(f.sums)
+	f.lanes, f.sums = [16]float64{}, goSums{}
+	return s
 }
 
 // NewRound64 describes a format by what it leaves out of a float64: drop bits of the
@@ -34,7 +53,7 @@ func NewRound64(drop uint, tiny, huge, updateTiny uint64) *Round64 {
 	return &Round64{
 		updateTiny: four(max(updateTiny, normal32) - 1), updateNear: four(-near), updateMask: four(1<<updateDrop - 2*UpdateSlack),
 		belowTiny: four(tiny - 1), belowHuge: four(huge - 1), belowHalf: four(1<<(drop-1) - 1), keep: four(-(uint64(1) << drop)),
-		drop: four(uint64(drop)),
+		drop: four(uint64(drop)), fromTiny: four(1<<63 - tiny), span: four(1<<63 + (huge - tiny - 1)),
 	}
 }
 
@@ -46,25 +65,25 @@ func NewRound64(drop uint, tiny, huge, updateTiny uint64) *Round64 {
 //	dst[i], carry[i] = round(s), s - round(s)
 //
 // in float64. Elements whose update is near to a middle or tiny, and those whose s is outside of the
-// format's normal numbers, are in doubt: bit i%8 of doubt[i/8] is set, dst[i] is undefined, carry[i] stays, s
-// does not count them. base has what the elements would be without an update: dst[i] = base[i] is the same. It panics
+// format's normal numbers, are in doubt: bit i%8 of doubt[i/8] is set, dst[i] is undefined, carry[i] stays, and they
+// are not counted. base has what the elements would be without an update: dst[i] = base[i] is the same. It panics
 // when a slice is too short.
-func (f *Round64) AddFeedback(dst, src, base []float32, d, carry []float64, doubt []uint8, s *RoundSums) {
+func (f *Round64) AddFeedback(dst, src, base []float32, d, carry []float64, doubt []uint8) {
 	n := len(d)
 	check64("AddFeedback", n, len(carry), dst, src, base, doubt)
 	done := 0
 	if cur != &goPath {
-		done = archAddFeedback(f, dst, src, base, d, carry, doubt, s)
+		done = archAddFeedback(f, dst, src, base, d, carry, doubt)
 	}
 	if done < n {
-		f.goFeedback(dst[done:], src[done:], base[done:], d[done:], carry[done:], doubt[done/8:], s)
+		f.goFeedback(dst[done:], src[done:], base[done:], d[done:], carry[done:], doubt[done/8:])
 	}
 }
 
 // AddRandom is AddFeedback for stochastic rounding: random[i], of as many bits as the format leaves
 // out, is added to the magnitude of src[i] + x as bits, and the sum cut off. The format must be
 // float32 or one with no fewer bits.
-func (f *Round64) AddRandom(dst, src, base []float32, d []float64, random []uint32, doubt []uint8, s *RoundSums) {
+func (f *Round64) AddRandom(dst, src, base []float32, d []float64, random []uint32, doubt []uint8) {
 	n := len(d)
 	check64("AddRandom", n, len(random), dst, src, base, doubt)
 	if f.drop[0] > 32 {
@@ -72,10 +91,10 @@ func (f *Round64) AddRandom(dst, src, base []float32, d []float64, random []uint
 	}
 	done := 0
 	if cur != &goPath {
-		done = archAddRandomF32(f, dst, src, base, d, random, doubt, s)
+		done = archAddRandomF32(f, dst, src, base, d, random, doubt)
 	}
 	if done < n {
-		f.goRandom(dst[done:], src[done:], base[done:], d[done:], random[done:], doubt[done/8:], s)
+		f.goRandom(dst[done:], src[done:], base[done:], d[done:], random[done:], doubt[done/8:])
 	}
 }
 
@@ -85,9 +104,8 @@ func check64(what string, n, more int, dst, src, base []float32, doubt []uint8) 
 	}
 }
 
-func (f *Round64) goFeedback(dst, src, base []float32, d, carry []float64, doubt []uint8, s *RoundSums) {
+func (f *Round64) goFeedback(dst, src, base []float32, d, carry []float64, doubt []uint8) {
 	clear(doubt[:(len(d)+7)/8])
-	var sums goSums
 	for i, x := range d {
 		x, ok := f.update(x)
 		sum := float64(src[i]) + x
@@ -99,14 +117,12 @@ func (f *Round64) goFeedback(dst, src, base []float32, d, carry []float64, doubt
 			continue
 		}
 		dst[i], carry[i] = float32(v), c-v
-		sums.count(dst[i] == base[i], x == 0, v-sum, x)
+		f.sums.count(dst[i] == base[i], x == 0, v-sum, x)
 	}
-	sums.addTo(s, 1)
 }
 
-func (f *Round64) goRandom(dst, src, base []float32, d []float64, random []uint32, doubt []uint8, s *RoundSums) {
+func (f *Round64) goRandom(dst, src, base []float32, d []float64, random []uint32, doubt []uint8) {
 	clear(doubt[:(len(d)+7)/8])
-	var sums goSums
 	for i, x := range d {
 		x, ok := f.update(x)
 		sum := float64(src[i]) + x
@@ -117,9 +133,8 @@ func (f *Round64) goRandom(dst, src, base []float32, d []float64, random []uint3
 			continue
 		}
 		dst[i] = float32(v)
-		sums.count(dst[i] == base[i], x == 0, v-sum, x)
+		f.sums.count(dst[i] == base[i], x == 0, v-sum, x)
 	}
-	sums.addTo(s, 1)
 }
 
 // update rounds an update, if what is known of it decides how.

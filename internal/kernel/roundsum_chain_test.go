@@ -58,11 +58,15 @@ func testRound64(t *testing.T, f *randomFormat, r *rand.Rand, n int, feedback bo
 	}
 	was := append([]float64(nil), carry...)
 	format := kernel.NewRound64(f.drop, math.Float64bits(f.tiny), math.Float64bits(f.huge), math.Float64bits(updateTiny))
-	var s, want kernel.RoundSums
+	var want kernel.RoundSums
 	if feedback {
-		format.AddFeedback(dst, src, base, d, carry, doubt, &s)
+		format.AddFeedback(dst, src, base, d, carry, doubt)
 	} else {
-		format.AddRandom(dst, src, base, d, random, doubt, &s)
+		format.AddRandom(dst, src, base, d, random, doubt)
+	}
+	s := format.Sums()
+	if again := format.Sums(); again != (kernel.RoundSums{}) {
+		t.Fatalf("sums left over: %+v", again)
 	}
 	for _, check := range []func(){checkDst, checkSrc, checkBase, checkD, checkCarry, checkDoubt} {
 		check()

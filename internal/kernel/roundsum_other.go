@@ -26,9 +26,9 @@ func archAddRandomBF16From32([]byte, []byte, []float32, []uint32, float32, float
 func archAddRandomF16From32([]byte, []byte, []float32, []uint32, float32, float32, []uint8, *RoundSums) int {
 	return 0
 }
-func archAddFeedback(*Round64, []float32, []float32, []float32, []float64, []float64, []uint8, *RoundSums) int {
+func archAddFeedback(*Round64, []float32, []float32, []float32, []float64, []float64, []uint8) int {
 	return 0
 }
-func archAddRandomF32(*Round64, []float32, []float32, []float32, []float64, []uint32, []uint8, *RoundSums) int {
+func archAddRandomF32(*Round64, []float32, []float32, []float32, []float64, []uint32, []uint8) int {
 	return 0
 }

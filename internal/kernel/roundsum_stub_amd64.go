@@ -59,7 +59,7 @@ func addRandomBF16From32AVX2(dst *byte, src *byte, d *float32, random *uint32, n
 //go:noescape
 func addRandomF16From32AVX2(dst *byte, src *byte, d *float32, random *uint32, n int, bound float32, scale float32, doubt *uint8, sums *[40]float32)
 
-// addFeedbackAVX2 does groups of eight of n elements, of which doubt receives a byte each. sums has
+// addFeedbackAVX2 does groups of eight of n elements, of which doubt receives a byte each. It adds to sums, of
 // four lanes each: same (in the first two lanes, as four integers of 32 bits), sums of squares of error and update, greatest error. The
 // reference is Round64.goFeedback.
 //

@@ -16,6 +16,8 @@ const (
 	belowHalf64
 	keep
 	dropBits
+	fromTiny // a magnitude becomes the least number or more
+	span     // and is above this where it is none of the format's normal numbers
 )
 
 var one64, zero64 Mem
@@ -64,14 +66,13 @@ func (c *chains) feedback(h *half64) steps {
 	return steps{
 		func() { VADDPD(c.mem(c.more, 8, h), h.sum, h.s) },
 		func() { VANDPD(abs64, h.s, h.t) },
-		func() { VPCMPGTQ(c.constant(belowHuge), h.t, h.v) },
-		func() { VPCMPGTQ(c.constant(belowTiny), h.t, h.t) },
-		func() { VPANDN(h.ok, h.v, h.ok) },
 		func() { VPSRLQ(c.constant(dropBits), h.s, h.v) },
-		func() { VPAND(h.t, h.ok, h.ok) },
+		func() { VPADDQ(c.constant(fromTiny), h.t, h.t) },
 		func() { VPAND(one64, h.v, h.v) },
+		func() { VPCMPGTQ(c.constant(span), h.t, h.t) },
 		func() { VPADDQ(h.s, h.v, h.v) },
 		func() { VPADDQ(c.constant(belowHalf64), h.v, h.v) },
+		func() { VPANDN(h.ok, h.t, h.ok) },
 		func() { VPAND(c.constant(keep), h.v, h.v) },
 		func() { VSUBPD(h.v, h.s, h.s) },
 	}
@@ -139,8 +140,9 @@ func genChain(name string, feedback bool, doc ...string) {
 		same: YMM(), err: YMM(), delta: YMM(), most: YMM()}
 	c.more = param(more)
 	n := Load(Param("n"), GP64())
-	for _, v := range []reg.VecVirtual{c.same, c.err, c.delta, c.most} {
-		VXORPD(v, v, v)
+	sums := Load(Param("sums"), GP64())
+	for i, v := range []reg.VecVirtual{c.same, c.err, c.delta, c.most} {
+		VMOVUPD(Mem{Base: sums, Disp: 32 * i}, v)
 	}
 	XORQ(c.i, c.i)
 	SUBQ(Imm(8), n)
@@ -181,7 +183,7 @@ func genChain(name string, feedback bool, doc ...string) {
 	SUBQ(Imm(8), n)
 	JGE(LabelRef("loop"))
 	Label("end")
-	sums := Load(Param("sums"), GP64())
+	sums = Load(Param("sums"), GP64())
 	for i, v := range []reg.VecVirtual{c.same, c.err, c.delta, c.most} {
 		VMOVUPD(v, Mem{Base: sums, Disp: 32 * i})
 	}
@@ -192,7 +194,7 @@ func genChain(name string, feedback bool, doc ...string) {
 func chainKernels() {
 	one64, zero64 = quads("one64", 1), quads("zero64", 0)
 	genChain("addFeedbackAVX2", true,
-		"addFeedbackAVX2 does groups of eight of n elements, of which doubt receives a byte each. sums has",
+		"addFeedbackAVX2 does groups of eight of n elements, of which doubt receives a byte each. It adds to sums, of",
 		"four lanes each: same (in the first two lanes, as four integers of 32 bits), sums of squares of error and update, greatest error. The",
 		"reference is Round64.goFeedback.")
 	genChain("addRandomF32AVX2", false, "addRandomF32AVX2 is addFeedbackAVX2 for stochastic rounding. The reference is Round64.goRandom.")
