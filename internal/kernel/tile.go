@@ -18,8 +18,8 @@ type tileKernel[T float] struct {
 
 	// packed reads A in pieces of piece steps, [pieces][mr][piece], and B as
 	// [pieces*piece][nr]; the low bits of mask say which columns to store. Rows
-	// of A from m on must be readable. It is set for AVX-512 and AMX kernels,
-	// strided for others.
+	// of A from m on must be readable. It is set for the AVX-512 and AMX kernels of
+	// large products, strided for all others.
 	packed func(pieces int, a, b, c *T, ldc, m int, mask uint64, acc int)
 	piece  int
 
