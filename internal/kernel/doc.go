@@ -1,12 +1,12 @@
 // Package kernel holds all arithmetic that has to be fast on a CPU: matrix
 // products, activations, normalisation, dropout, the optimizer's update and
 // conversions between dtypes. Every operation exists as plain Go, which is its
-// reference, and most also as AVX2, AVX-512 or AMX assembly for amd64, written by
-// the generator in _asm.
+// reference, and most also as AVX2, AVX-512 or AMX assembly for amd64 or NEON
+// assembly for arm64, written by the generators in _asm.
 //
 // # Words
 //
-// A path is one set of implementations: "go", "avx2", "avx512" or "amx". The best one
+// A path is one set of implementations: "go", "neon", "avx2", "avx512" or "amx". The best one
 // that the CPU offers is chosen at start; [Selected] names it, [Use] switches
 // it for tests. On an "avx512" machine only the matrix products are 512 bits
 // wide; everything else uses the AVX2 versions. "amx" is "avx512" with products
@@ -33,3 +33,4 @@
 package kernel
 
 //go:generate go -C _asm run . -out ../asm_amd64.s -stubs ../asm_amd64.go -pkg kernel
+//go:generate go -C _asm run ./neon -out ../neon_arm64.s -stubs ../neon_arm64.go -pkg kernel

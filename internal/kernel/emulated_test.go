@@ -15,8 +15,6 @@ func init() {
 			transpose: goTranspose[float32], addTo: goAddTo[float32]}
 	}
 	plain := goPath
-	single := goPath // singleVec is for arm64
-	single.name, single.vec = "emulated-single", &singleVec
 	plain.name, plain.f32, plain.slim = "emulated-avx512", tile(8, 48, 8, false), tile(24, 16, 8, false)
 	plain.row, plain.half, plain.narrow = emulatedStrided[float32](8, 32), emulatedStrided[float32](8, 16), emulatedStrided[float32](8, 8)
 	plain.f64, plain.half64 = emulatedStrided[float64](8, 16), emulatedStrided[float64](8, 8)
@@ -24,7 +22,7 @@ func init() {
 	bf16.name, bf16.bf16 = "emulated-avx512-bf16", tile(14, 32, 8, true)
 	amx := plain
 	amx.name, amx.bf16 = "emulated-amx", tile(32, 32, 16, true)
-	present = append(present, &single, &plain, &bf16, &amx)
+	present = append(present, &plain, &bf16, &amx)
 }
 
 // emulatedStrided is a strided microkernel of mr x nr.

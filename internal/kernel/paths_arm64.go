@@ -2,8 +2,8 @@
 
 package kernel
 
-// archPaths offers "neon": every arm64 processor has it. Products and the simplest loops
-// are assembly, the rest is plain Go.
+// archPaths offers "neon": every arm64 processor has it. Products of float32 and all
+// loops of a training step are assembly; products of float64 are plain Go.
 func archPaths() []*path {
 	return []*path{{name: "neon", vec: &neonVec, f32: &neonTile32, slim: &neonTile32, row: &neonTile32, narrow: &neonNarrow, f64: &goTile64}}
 }
