@@ -5,6 +5,7 @@ const (
 	panelDepth = 1024 // steps of k that a thin product sums in one go
 	outerDepth = 64   // rows that a product over long k takes at a time
 	directLd   = 128  // row stride up to which a transposed operand is read in place
+	directRows = 128  // rows of a thin product up to which packing B does not pay
 	chunkRows  = 96   // rows of C in one job of a thin product
 	chunkCols  = 128  // columns of C in one job of a product over long k
 )
@@ -16,7 +17,7 @@ const (
 // job of a pool. C must not overlap A or B. It panics when a slice is too short.
 //
 // Thin products (x·A, h·B, and xᵀ·dh, hᵀ·dy with a long k) read their large
-// operand in place; others pack both.
+// operand in place, those of few rows both; others pack both.
 func Gemm(p *Pool, transA, transB bool, m, n, k int, alpha float32, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
 	checkGemm("Gemm", transA, transB, m, n, k, len(a), lda, len(b), ldb, len(c), ldc)
 	g := gemm[float32]{p: p, kn: cur.row, narrow: cur.narrow, odd: cur.odd, half: cur.half, square: cur.f32, transA: transA, transB: transB, m: m, n: n, k: k,
@@ -56,6 +57,7 @@ type gemm[T float] struct {
 	p              *Pool
 	kn, narrow     *tileKernel[T] // strided
 	odd, half      *tileKernel[T] // or nil
+	inPlace        bool           // B of a thin product is not packed
 	square         *tileKernel[T]
 	transA, transB bool
 	m, n, k        int
@@ -167,7 +169,10 @@ func (g *gemm[T]) thin() {
 		g.kn = g.narrow
 	}
 	g.fit(g.n)
-	packed := g.packedB(g.kn, g.rest(g.n), &s.c)
+	var packed []T
+	if g.inPlace = g.readsB(); !g.inPlace {
+		packed = g.packedB(g.kn, g.rest(g.n), &s.c)
+	}
 	jobs := (g.m + chunkRows - 1) / chunkRows
 	g.p.Run(jobs, func(_, job int) {
 		s := takeScratch[T]()
@@ -175,6 +180,22 @@ func (g *gemm[T]) thin() {
 		i := job * chunkRows
 		g.thinRows(i, min(chunkRows, g.m-i), packed, s.tile)
 	})
+}
+
+// readsB says whether a thin product reads B where it lies: it has too few rows for packing
+// to pay, and whole tiles.
+func (g *gemm[T]) readsB() bool {
+	rest := g.n % g.kn.nr
+	return g.m <= directRows && g.alpha == 1 && !g.transB && (rest == 0 || rest == g.rest(g.n).nr)
+}
+
+// thinB is columns from col on of B for steps from k0 on, with the distances from one step
+// and from one tile of kn to the next.
+func (g *gemm[T]) thinB(kn *tileKernel[T], packed []T, k0, col int) (b *T, brs, bjs int) {
+	if g.inPlace {
+		return &g.b[k0*g.ldb+col], g.ldb, kn.nr
+	}
+	return &packed[col*g.k+k0*kn.nr], kn.nr, g.k * kn.nr
 }
 
 // thinRows computes rows [i, i+h) of C, those of a job.
@@ -192,27 +213,28 @@ func (g *gemm[T]) thinRows(i, h int, packed, tile []T) {
 		d := min(kc, g.k-k0)
 		a := &g.a[i*g.lda+k0]
 		if full > 0 {
-			kn.strided(d, a, g.lda, 1, &packed[k0*kn.nr], kn.nr, g.k*kn.nr, &g.c[i*g.ldc], g.ldc, h, full, acc)
+			b, brs, bjs := g.thinB(kn, packed, k0, 0)
+			kn.strided(d, a, g.lda, 1, b, brs, bjs, &g.c[i*g.ldc], g.ldc, h, full, acc)
 		}
 		if w > 0 {
-			g.thinEdge(i, h, k0, d, packed[full*g.k*kn.nr:], full*kn.nr, tile, acc)
+			g.thinEdge(i, h, k0, d, packed, full*kn.nr, tile, acc)
 		}
 		acc = 1
 	}
 }
 
 // thinEdge computes the columns from col on, which whole tiles left over, with d steps
-// from k0 on of the last panel.
-func (g *gemm[T]) thinEdge(i, h, k0, d int, panel []T, col int, tile []T, acc int) {
+// from k0 on.
+func (g *gemm[T]) thinEdge(i, h, k0, d int, packed []T, col int, tile []T, acc int) {
 	kn, w := g.rest(g.n), g.n-col
-	b := &panel[k0*kn.nr]
+	b, brs, _ := g.thinB(kn, packed, k0, col)
 	if w == kn.nr {
-		kn.strided(d, &g.a[i*g.lda+k0], g.lda, 1, b, kn.nr, 0, &g.c[i*g.ldc+col], g.ldc, h, 1, acc)
+		kn.strided(d, &g.a[i*g.lda+k0], g.lda, 1, b, brs, 0, &g.c[i*g.ldc+col], g.ldc, h, 1, acc)
 		return
 	}
 	for p := i; p < i+h; p += kn.mr {
 		rows := min(kn.mr, i+h-p)
-		kn.strided(d, &g.a[p*g.lda+k0], g.lda, 1, b, kn.nr, 0, &tile[0], kn.nr, rows, 1, 0)
+		kn.strided(d, &g.a[p*g.lda+k0], g.lda, 1, b, brs, 0, &tile[0], kn.nr, rows, 1, 0)
 		kn.storeTile(g.c[p*g.ldc+col:], g.ldc, tile, kn.nr, rows, w, acc != 0)
 	}
 }

@@ -173,12 +173,6 @@ func packColumns[T float](dst []T, mr int, a []T, lda, i0, h, k0, d int) {
 		}
 		return
 	}
-	if h == mr && mr == 8 {
-		for k := range d {
-			*(*[8]T)(dst[k*8:]) = *(*[8]T)(a[(k0+k)*lda+i0:])
-		}
-		return
-	}
 	for k := range d {
 		copy(dst[k*mr:][:h], a[(k0+k)*lda+i0:])
 	}
