@@ -243,3 +243,8 @@ func f32ToBF16NEON(dst *byte, src *float32, n8 int)
 //
 //go:noescape
 func unpackInt8NEON(dst *float32, src *int8, scale *float32, k int)
+
+// transpose4NEON transposes 4 rows of 4·n4 elements; strides count elements.
+//
+//go:noescape
+func transpose4NEON(dst *float32, ldd int, src *float32, lds, n4 int)

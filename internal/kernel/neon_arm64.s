@@ -6363,6 +6363,47 @@ row:
 	BNE row
 	RET
 
+// func transpose4NEON(dst *float32, ldd int, src *float32, lds, n4 int)
+TEXT ·transpose4NEON(SB), NOSPLIT, $0-40
+	MOVD dst+0(FP), R0
+	MOVD ldd+8(FP), R1
+	MOVD lds+24(FP), R2
+	MOVD n4+32(FP), R3
+	MOVD src+16(FP), R4
+	ADD R2<<2, R4, R5
+	ADD R2<<2, R5, R6
+	ADD R2<<2, R6, R7
+
+// a turn: 8 vector instructions, 8 loads and stores, 10 others
+block:
+	ADD R1<<2, R0, R8
+	ADD R1<<2, R8, R9
+	ADD R1<<2, R9, R10
+	WORD $0x3dc00080 // ldr q0, [x4]
+	ADD $16, R4
+	WORD $0x3dc000a1 // ldr q1, [x5]
+	ADD $16, R5
+	WORD $0x3dc000c2 // ldr q2, [x6]
+	ADD $16, R6
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	ADD $16, R7
+	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e817805 // zip2 v5.4s, v0.4s, v1.4s
+	WORD $0x4e833846 // zip1 v6.4s, v2.4s, v3.4s
+	WORD $0x4e837847 // zip2 v7.4s, v2.4s, v3.4s
+	WORD $0x4ec63888 // zip1 v8.2d, v4.2d, v6.2d
+	WORD $0x4ec67889 // zip2 v9.2d, v4.2d, v6.2d
+	WORD $0x4ec738aa // zip1 v10.2d, v5.2d, v7.2d
+	WORD $0x4ec778ab // zip2 v11.2d, v5.2d, v7.2d
+	WORD $0x3d800008 // str q8, [x0]
+	WORD $0x3d800109 // str q9, [x8]
+	WORD $0x3d80012a // str q10, [x9]
+	WORD $0x3d80014b // str q11, [x10]
+	ADD R1<<4, R0
+	SUBS $1, R3, R3
+	BNE block
+	RET
+
 DATA lanes<>+0(SB)/4, $0x3ab743ce
 DATA lanes<>+4(SB)/4, $0x3ab743ce
 DATA lanes<>+8(SB)/4, $0x3ab743ce

@@ -9,8 +9,8 @@ func archPaths() []*path {
 }
 
 var (
-	neonTile32 = tileKernel[float32]{name: "neon-6x16", mr: 6, nr: 16, strided: neonStrided(6, 16, tileNEON6x16), transpose: goTranspose[float32], addTo: neonAddTo}
-	neonNarrow = tileKernel[float32]{name: "neon-8x8", mr: 8, nr: 8, strided: neonStrided(8, 8, tileNEON8x8), transpose: goTranspose[float32], addTo: neonAddTo}
+	neonTile32 = tileKernel[float32]{name: "neon-6x16", mr: 6, nr: 16, strided: neonStrided(6, 16, tileNEON6x16), transpose: neonTranspose, addTo: neonAddTo}
+	neonNarrow = tileKernel[float32]{name: "neon-8x8", mr: 8, nr: 8, strided: neonStrided(8, 8, tileNEON8x8), transpose: neonTranspose, addTo: neonAddTo}
 )
 
 // tileNEON6x16 computes one tile of 6x16 as tileKernel.strided does, with m from 1 to 6.

@@ -87,7 +87,7 @@ var neonVec = vecOps{
 	},
 	stats:      goStats,
 	unpackInt8: neonUnpackInt8,
-	transpose:  goTranspose[float32],
+	transpose:  neonTranspose,
 }
 
 // neonExpSum adds pieces in float64, so that the error of the eight float32
@@ -151,6 +151,22 @@ func neonUnpackInt8(dst []float32, src []int8, scale []float32) {
 		return
 	}
 	unpackInt8NEON(&dst[0], &src[0], &scale[0], len(src)/16)
+}
+
+func neonTranspose(dst []float32, ldd int, src []float32, lds, rows, cols int) {
+	r4, c4 := rows&^3, cols&^3
+	if c4 == 0 {
+		r4 = 0
+	}
+	for i := 0; i < r4; i += 4 {
+		transpose4NEON(&dst[i], ldd, &src[i*lds], lds, c4/4)
+	}
+	if c4 < cols && r4 > 0 {
+		goTranspose(dst[c4*ldd:], ldd, src[c4:], lds, r4, cols-c4)
+	}
+	if r4 < rows {
+		goTranspose(dst[r4:], ldd, src[r4*lds:], lds, rows-r4, cols)
+	}
 }
 
 // neonAddTo implements tileKernel.addTo.

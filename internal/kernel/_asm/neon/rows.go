@@ -173,3 +173,32 @@ func genAdamW() {
 	})
 	ret()
 }
+
+// genTranspose emits the transposition of 4 rows of 4·n4 elements.
+func genTranspose() {
+	text("transpose4NEON", "(dst *float32, ldd int, src *float32, lds, n4 int)", "transposes 4 rows of 4·n4 elements; strides count elements.")
+	dst, ldd, lds, n := load64("dst"), load64("ldd"), load64("lds"), load64("n4")
+	from, to := []gp{load64("src"), newGP(), newGP(), newGP()}, []gp{dst, newGP(), newGP(), newGP()}
+	follow := func(p []gp, ld gp) {
+		for i := range 3 {
+			plain(fmt.Sprintf("ADD %s<<2, %s, %s", ld, p[i], p[i+1]))
+		}
+	}
+	follow(from, lds)
+	label("block")
+	follow(to, ldd)
+	var x [4]vec
+	for i, p := range from {
+		x[i] = ldr(p, 0)
+		plain(fmt.Sprintf("ADD $16, %s", p))
+	}
+	a, b := zip1.of(x[0], x[1]), zip2.of(x[0], x[1])
+	c, d := zip1.of(x[2], x[3]), zip2.of(x[2], x[3])
+	for i, v := range []vec{zip1d.of(a, c), zip2d.of(a, c), zip1d.of(b, d), zip2d.of(b, d)} {
+		str(v, to[i], 0)
+	}
+	plain(fmt.Sprintf("ADD %s<<4, %s", ldd, dst))
+	plain(fmt.Sprintf("SUBS $1, %s, %s", n, n))
+	plain("BNE block")
+	ret()
+}
