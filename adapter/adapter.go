@@ -157,9 +157,35 @@ func plan(sites []Site, c Config) (*Adapter, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := checkSize(m.Site, m.Settings, specs); err != nil {
+			return nil, err
+		}
 		a.Modules = append(a.Modules, Module{Site: m.Site, Settings: m.Settings, Specs: specs})
 	}
 	return a, sharedShapes(a.Modules)
+}
+
+// The least bounds of checkSize, for small layers.
+const (
+	mostRank   = 4096
+	mostParams = 1 << 24
+)
+
+// checkSize refuses an update that is much larger than the layer: it would say nothing
+// that a smaller one could not, and take memory and time without end.
+func checkSize(s Site, set Settings, specs []ParamSpec) error {
+	if r, most := set.Rank.R(), max(mostRank, s.In+s.Out); r > most {
+		return fmt.Errorf("%w: %s: rank %v is %d, and the layer is %dx%d: give at most %d", ErrMismatch, s.Module, set.Rank, r, s.In, s.Out, most)
+	}
+	most := max(mostParams, 4*s.In*s.Out)
+	n := 0
+	for _, p := range specs {
+		n += p.Size()
+	}
+	if n > most {
+		return fmt.Errorf("%w: %s: %v has %d parameters, and the layer %dx%d: lower rank or terms to come below %d", ErrMismatch, s.Module, set.Method, n, s.In, s.Out, most)
+	}
+	return nil
 }
 
 // sharedShapes fails when modules that share a tensor want different shapes.
@@ -184,7 +210,7 @@ func (c *Config) check() error {
 	if c.Method == MethodGraLoRA && len(c.Overrides) > 0 {
 		return fmt.Errorf("gralora has the same rank, terms and alpha in all modules: it takes no overrides")
 	}
-	return c.Settings.check()
+	return c.Settings.Check()
 }
 
 // Plan returns the modules that c would make for a model's sites, with Specs

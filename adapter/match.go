@@ -303,7 +303,7 @@ func Match(sites []Site, c Config) ([]Matched, *Accounting, error) {
 			continue
 		}
 		set := m.settings(s.Module)
-		if err := set.check(); err != nil {
+		if err := set.Check(); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", s.Module, err)
 		}
 		m.acc.Matched = append(m.acc.Matched, s.Module)

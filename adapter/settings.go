@@ -147,8 +147,8 @@ func Defaults(method string, init Init) (Settings, error) {
 	return s, nil
 }
 
-// check reports settings that no kind takes.
-func (s Settings) check() error {
+// Check reports settings that no kind takes.
+func (s Settings) Check() error {
 	switch {
 	case s.Rank.R1 < 1 || s.Rank.R2 < 1 || s.Rank.R1 > maxSize || s.Rank.R2 > maxSize:
 		return fmt.Errorf("rank %dx%d: want numbers from 1 to %d", s.Rank.R1, s.Rank.R2, maxSize)

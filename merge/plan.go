@@ -167,6 +167,9 @@ type plannedUpdate struct {
 
 // NewPlan checks a merge of sources into base and lays out its result. No
 // tensor data is read.
+//
+// Without sources the output is the base again, with the shards and the dtype that the
+// options ask for.
 func NewPlan(base *formats.Checkpoint, sources []Source, o Options) (*Plan, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -266,7 +269,7 @@ func (p *Plan) assign(sources []Source) (map[string]*planned, error) {
 			return nil, fmt.Errorf("%w: %s is both replaced and updated", ErrMismatch, name)
 		}
 	}
-	if len(todo) == 0 {
+	if len(todo) == 0 && len(sources) > 0 {
 		return nil, fmt.Errorf("%w: nothing to merge: no adapter has an update", ErrMismatch)
 	}
 	p.touched = map[string]bool{}

@@ -34,7 +34,7 @@ func TestPlanRefuses(t *testing.T) {
 		is   error
 		says string
 	}{
-		{"nothing", nil, Options{}, ErrMismatch, "nothing to merge"},
+		{"nothing", []Source{{Name: "a"}}, Options{}, ErrMismatch, "nothing to merge"},
 		{"missing tensor", one(update("no.weight", true, randomDelta(24, 36, 2, 1, 1))), Options{}, ErrMismatch, "no.weight"},
 		{"wrong shape", one(update(q0, true, randomDelta(36, 24, 2, 1, 1))), Options{}, ErrMismatch, "shape [36 24]"},
 		{"orientation", one(update(q0, false, randomDelta(24, 36, 2, 1, 1))), Options{}, ErrMismatch, "shape [36 24]"},

@@ -2,6 +2,8 @@ package model
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -32,7 +34,7 @@ func SitesOf(c *formats.Checkpoint) (sites []adapter.Site, known bool, err error
 }
 
 func hasConfig(c *formats.Checkpoint) bool {
-	_, err := readSettings(c.Dir())
+	_, err := os.Stat(filepath.Join(c.Dir(), "config.json"))
 	return err == nil
 }
 

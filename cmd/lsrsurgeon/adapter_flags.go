@@ -95,6 +95,9 @@ func (f *adapterFlags) config(sites []adapter.Site) (adapter.Config, error) {
 		c.Split = [2]int{r.R1, r.R2}
 	}
 	c.Dropout, c.Seed = f.dropout, f.seed
+	if err := c.Settings.Check(); err != nil {
+		return c, usagef("%v", err)
+	}
 	if c.Targets, err = f.targets(sites); err != nil {
 		return c, err
 	}

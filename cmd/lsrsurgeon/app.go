@@ -39,7 +39,7 @@ type app struct {
 }
 
 func newApp(in io.Reader, out, err io.Writer) *app {
-	a := &app{in: in, out: out, err: err, getenv: os.Getenv, width: 100}
+	a := &app{in: in, out: &results{to: out}, err: err, getenv: os.Getenv, width: 100}
 	a.outTTY, _ = terminal(out)
 	var w int
 	a.errTTY, w = terminal(err)
@@ -47,6 +47,21 @@ func newApp(in io.Reader, out, err io.Writer) *app {
 		a.width = w
 	}
 	return a
+}
+
+// results is where data go. It keeps the first error, so that a report that is
+// printed by parts and got lost on its way ends the command as a failure.
+type results struct {
+	to  io.Writer
+	err error
+}
+
+func (r *results) Write(b []byte) (int, error) {
+	n, err := r.to.Write(b)
+	if r.err == nil {
+		r.err = err
+	}
+	return n, err
 }
 
 func terminal(w io.Writer) (bool, int) {

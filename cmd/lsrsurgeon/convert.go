@@ -14,6 +14,7 @@ type convertOptions struct {
 	ggufFlags
 	lsrFlags
 	methodFlags
+	safetensorsFlags
 	out, to, base, prefix string
 	set                   map[string]bool // flags that the user gave
 }
@@ -40,6 +41,7 @@ func convertTargets() []convertTarget {
 		{name: "kohya", help: "a file of kohya and LyCORIS: LoRA, or LoKr for krona", uses: "prefix dtype", run: runConvertKohya},
 		{name: "mlx", help: "the directory of an MLX adapter", uses: "dtype", run: runConvertMLX},
 		{name: "gguf", help: "llama.cpp's file of a model, or of an adapter", uses: "dtype pre-tokenizer no-tokenizer", flags: addGGUFFlags, run: runConvertGGUF},
+		{name: "safetensors", help: "a model with other shards or another dtype", uses: "dtype max-shard-size", flags: addSafetensorsFlags, run: runConvertSafetensors},
 		{name: "onnx", help: "an ONNX graph with the adapter in it", uses: "as form head names-from any-base", flags: addConvertONNX, run: runConvertONNX},
 		{name: "onnx-adapter", help: "values for the graph's optional inputs, as ONNX Runtime loads them", uses: "as form names-from any-base", run: runConvertONNXAdapter},
 	}
@@ -92,7 +94,8 @@ became of each tensor is printed with --verbose and --json.`,
   lsrsurgeon convert run -o peft-adapter --to peft-lokr
   lsrsurgeon convert lora.safetensors --model MODEL -o lsr-adapter --to lsr --rank 4x4 --terms 8
   lsrsurgeon convert run -o lora.gguf --to gguf --dtype f16
-  lsrsurgeon convert merged -o model.gguf --to gguf --dtype q8_0`,
+  lsrsurgeon convert merged -o model.gguf --to gguf --dtype q8_0
+  lsrsurgeon convert MODEL -o small-files --to safetensors --max-shard-size 500MB`,
 		Args: exactArgs("ADAPTER|MODEL"),
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			o.set = changed(cmd)

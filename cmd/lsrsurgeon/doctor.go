@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"strings"
@@ -45,6 +46,6 @@ func runDoctor(a *app) error {
 	}
 	fmt.Fprintf(a.out, "%-14s %s (of %s), bf16 products %s, %d processors\n", "cpu", kernel.Selected(), strings.Join(kernel.Paths(), ", "), bf16, runtime.NumCPU())
 	fmt.Fprint(a.out, r)
-	fmt.Fprintf(a.out, "%-14s %s\n", "cache", a.cacheDir())
+	fmt.Fprintf(a.out, "%-14s %s\n", "cache", cmp.Or(a.cacheDir(), "none: the system names no cache directory; give one with LSRSURGEON_CACHE"))
 	return nil
 }

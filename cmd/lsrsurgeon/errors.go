@@ -86,9 +86,11 @@ func verdict(err error) (code int, msg, hint string) {
 	case errors.Is(err, atomicfile.ErrLocked):
 		return exitFailed, msg, "wait until it has ended, or give another output"
 	case errors.Is(err, train.ErrInterrupted), errors.Is(err, context.Canceled):
-		return exitInterrupted, msg, hint
+		return exitInterrupted, strings.ReplaceAll(msg, context.Canceled.Error(), "interrupted"), hint
 	case errors.As(err, &r), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.ENOMEM), errors.Is(err, merge.ErrSpace):
 		return exitResource, msg, hint
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return exitFailed, msg, cmp.Or(hint, "check the permissions of the file and its directory, or give another place")
 	case refused(err):
 		return exitRefused, msg, hint
 	}

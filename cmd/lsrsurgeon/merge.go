@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -194,8 +196,16 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 
 // mergeBase is the model to merge into: the one given, or that of the first adapter.
 func mergeBase(adapters []string, o *mergeOptions) (string, error) {
+	for _, p := range adapters {
+		if err := unfinished(p); err != nil {
+			return "", err
+		}
+	}
 	if o.base != "" {
 		return o.base, nil
+	}
+	if !exists(adapters[0]) {
+		return "", withHint(fmt.Errorf("%s: %w", adapters[0], fs.ErrNotExist), "give directories that inject or train wrote, or PEFT adapters")
 	}
 	if !isAdapterDir(adapters[0]) {
 		return "", withHint(&usageError{msg: adapters[0] + " is not an adapter directory"}, "give directories that inject or train wrote, or PEFT adapters")
@@ -233,6 +243,9 @@ func parseWeights(s string, n int) ([]float64, error) {
 		v, err := strconv.ParseFloat(p, 64)
 		if err != nil {
 			return nil, usagef("--weights: %q is not a number", p)
+		}
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, usagef("--weights: %q is not a finite number", p)
 		}
 		w[i] = v
 	}

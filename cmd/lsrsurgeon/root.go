@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -28,6 +29,7 @@ Any other code is a failure.`
 // save; the second ends the process at once.
 func run(args []string, in io.Reader, out, errw io.Writer) int {
 	a := newApp(in, out, errw)
+	data := a.out.(*results)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	sig := make(chan os.Signal, 2)
@@ -46,10 +48,13 @@ func run(args []string, in io.Reader, out, errw io.Writer) int {
 	root := newRoot(a)
 	root.SetArgs(joinInit(args))
 	root.SetIn(in)
-	root.SetOut(out)
+	root.SetOut(data)
 	root.SetErr(errw)
 	if err := root.ExecuteContext(ctx); err != nil {
 		return a.report(flagRules(err))
+	}
+	if data.err != nil {
+		return a.report(data.err)
 	}
 	return exitOK
 }
@@ -147,7 +152,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
 		return parent(cmd, args) // a mistyped command does not know its flags
 	}
-	u := &usageError{msg: err.Error(), hint: "see " + cmd.CommandPath() + " --help"}
+	u := &usageError{msg: wrongNumber.ReplaceAllStringFunc(err.Error(), plainNumber), hint: "see " + cmd.CommandPath() + " --help"}
 	_, name, ok := strings.Cut(err.Error(), "unknown flag: --")
 	if !ok {
 		return u
@@ -159,4 +164,21 @@ func flagError(cmd *cobra.Command, err error) error {
 		u.hint = "did you mean " + strings.Join(near, ", ") + "?"
 	}
 	return u
+}
+
+// wrongNumber is what strconv says about the value of a flag.
+var wrongNumber = regexp.MustCompile(`strconv\.Parse(\w+): parsing .*$`)
+
+// plainNumber says the same in the words of this program.
+func plainNumber(s string) string {
+	if strings.HasSuffix(s, "out of range") {
+		return "the number is out of range"
+	}
+	switch wrongNumber.FindStringSubmatch(s)[1] {
+	case "Int", "Uint":
+		return "want a whole number"
+	case "Bool":
+		return "want true or false"
+	}
+	return "want a number"
 }

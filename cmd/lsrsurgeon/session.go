@@ -56,6 +56,15 @@ func openBase(ck *formats.Checkpoint) (baseModel, error) {
 // isAdapterDir says whether path is an adapter's directory.
 func isAdapterDir(path string) bool { return exists(filepath.Join(path, adapter.ConfigFile)) }
 
+// unfinished is an error for the directory of a training that was interrupted before
+// it had an adapter to show.
+func unfinished(path string) error {
+	if isAdapterDir(path) || !exists(filepath.Join(path, train.StateFile)) {
+		return nil
+	}
+	return &usageError{msg: path + " is a run that was interrupted and has no adapter yet", hint: "finish it with train and --resume"}
+}
+
 // openSession opens a model, or an adapter with its base model: the one that
 // --model names, else the one that the adapter's configuration names.
 func openSession(a *app, path, base string) (_ *session, err error) {
@@ -66,6 +75,9 @@ func openSession(a *app, path, base string) (_ *session, err error) {
 		}
 	}()
 	modelPath := path
+	if err := unfinished(path); err != nil {
+		return nil, err
+	}
 	if isAdapterDir(path) {
 		if modelPath, err = baseOf(path, base); err != nil {
 			return nil, err
