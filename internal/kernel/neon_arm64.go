@@ -244,6 +244,11 @@ func f32ToBF16NEON(dst *byte, src *float32, n8 int)
 //go:noescape
 func unpackInt8NEON(dst *float32, src *int8, scale *float32, k int)
 
+// statsNEON writes the statLanes of x.
+//
+//go:noescape
+func statsNEON(x *float32, n8 int, out *byte)
+
 // transpose4NEON transposes 4 rows of 4·n4 elements; strides count elements.
 //
 //go:noescape

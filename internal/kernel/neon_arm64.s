@@ -6363,6 +6363,94 @@ row:
 	BNE row
 	RET
 
+// func statsNEON(x *float32, n8 int, out *byte)
+TEXT ·statsNEON(SB), NOSPLIT, $0-24
+	MOVD $lanes<>(SB), R15
+	WORD $0x3dc0e1e0 // ldr q0, [x15, #896]
+	WORD $0x3dc0b5e1 // ldr q1, [x15, #720]
+	MOVD x+0(FP), R0
+	MOVD n8+8(FP), R1
+	MOVD out+16(FP), R2
+	WORD $0x4ea01c02 // mov v2.16b, v0.16b
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4ea11c24 // mov v4.16b, v1.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x4f000406 // movi v6.4s, #0x0
+	WORD $0x4f000407 // movi v7.4s, #0x0
+	WORD $0x4f000408 // movi v8.4s, #0x0
+	WORD $0x4f000409 // movi v9.4s, #0x0
+	WORD $0x4f00040a // movi v10.4s, #0x0
+	WORD $0x4f00040b // movi v11.4s, #0x0
+	WORD $0x4f00040c // movi v12.4s, #0x0
+	WORD $0x4f00040d // movi v13.4s, #0x0
+	WORD $0x4f00040e // movi v14.4s, #0x0
+	WORD $0x4f00040f // movi v15.4s, #0x0
+	WORD $0x4f000410 // movi v16.4s, #0x0
+	WORD $0x4f000411 // movi v17.4s, #0x0
+
+// a turn: 38 vector instructions, 2 loads and stores, 3 others
+eight:
+	WORD $0x3dc00012 // ldr q18, [x0]
+	WORD $0x3dc00413 // ldr q19, [x0, #16]
+	WORD $0x4ea0fa54 // fabs v20.4s, v18.4s
+	WORD $0x4ea0fa75 // fabs v21.4s, v19.4s
+	WORD $0x6eb4e416 // fcmgt v22.4s, v0.4s, v20.4s
+	WORD $0x6eb5e417 // fcmgt v23.4s, v0.4s, v21.4s
+	WORD $0x4eb68508 // add v8.4s, v8.4s, v22.4s
+	WORD $0x4eb78529 // add v9.4s, v9.4s, v23.4s
+	WORD $0x4e32e658 // fcmeq v24.4s, v18.4s, v18.4s
+	WORD $0x4e33e679 // fcmeq v25.4s, v19.4s, v19.4s
+	WORD $0x6e205b1a // mvn v26.16b, v24.16b
+	WORD $0x6e205b3b // mvn v27.16b, v25.16b
+	WORD $0x6eba84c6 // sub v6.4s, v6.4s, v26.4s
+	WORD $0x6ebb84e7 // sub v7.4s, v7.4s, v27.4s
+	WORD $0x4eb61edc // mov v28.16b, v22.16b
+	WORD $0x4eb71efd // mov v29.16b, v23.16b
+	WORD $0x6e601e5c // bsl v28.16b, v18.16b, v0.16b
+	WORD $0x6e601e7d // bsl v29.16b, v19.16b, v0.16b
+	WORD $0x4ebcf442 // fmin v2.4s, v2.4s, v28.4s
+	WORD $0x4ebdf463 // fmin v3.4s, v3.4s, v29.4s
+	WORD $0x4eb61ede // mov v30.16b, v22.16b
+	WORD $0x4eb71eff // mov v31.16b, v23.16b
+	WORD $0x6e611e5e // bsl v30.16b, v18.16b, v1.16b
+	WORD $0x6e611e7f // bsl v31.16b, v19.16b, v1.16b
+	WORD $0x4e3ef484 // fmax v4.4s, v4.4s, v30.4s
+	WORD $0x4e3ff4a5 // fmax v5.4s, v5.4s, v31.4s
+	WORD $0x4e361e54 // and v20.16b, v18.16b, v22.16b
+	WORD $0x4e371e75 // and v21.16b, v19.16b, v23.16b
+	WORD $0x0e617a98 // fcvtl v24.2d, v20.2s
+	WORD $0x0e617ab9 // fcvtl v25.2d, v21.2s
+	WORD $0x4e617a9a // fcvtl2 v26.2d, v20.4s
+	WORD $0x4e617abb // fcvtl2 v27.2d, v21.4s
+	WORD $0x4e78d54a // fadd v10.2d, v10.2d, v24.2d
+	WORD $0x4e79d56b // fadd v11.2d, v11.2d, v25.2d
+	WORD $0x4e7ad58c // fadd v12.2d, v12.2d, v26.2d
+	WORD $0x4e7bd5ad // fadd v13.2d, v13.2d, v27.2d
+	WORD $0x4e78cf0e // fmla v14.2d, v24.2d, v24.2d
+	WORD $0x4e79cf2f // fmla v15.2d, v25.2d, v25.2d
+	WORD $0x4e7acf50 // fmla v16.2d, v26.2d, v26.2d
+	WORD $0x4e7bcf71 // fmla v17.2d, v27.2d, v27.2d
+	ADD $32, R0
+	SUBS $1, R1, R1
+	BNE eight
+	WORD $0x3d800042 // str q2, [x2]
+	WORD $0x3d800443 // str q3, [x2, #16]
+	WORD $0x3d800844 // str q4, [x2, #32]
+	WORD $0x3d800c45 // str q5, [x2, #48]
+	WORD $0x3d801046 // str q6, [x2, #64]
+	WORD $0x3d801447 // str q7, [x2, #80]
+	WORD $0x3d801848 // str q8, [x2, #96]
+	WORD $0x3d801c49 // str q9, [x2, #112]
+	WORD $0x3d80204a // str q10, [x2, #128]
+	WORD $0x3d80244b // str q11, [x2, #144]
+	WORD $0x3d80284c // str q12, [x2, #160]
+	WORD $0x3d802c4d // str q13, [x2, #176]
+	WORD $0x3d80304e // str q14, [x2, #192]
+	WORD $0x3d80344f // str q15, [x2, #208]
+	WORD $0x3d803850 // str q16, [x2, #224]
+	WORD $0x3d803c51 // str q17, [x2, #240]
+	RET
+
 // func transpose4NEON(dst *float32, ldd int, src *float32, lds, n4 int)
 TEXT ·transpose4NEON(SB), NOSPLIT, $0-40
 	MOVD dst+0(FP), R0
@@ -6628,4 +6716,8 @@ DATA lanes<>+880(SB)/4, $0x00400000
 DATA lanes<>+884(SB)/4, $0x00400000
 DATA lanes<>+888(SB)/4, $0x00400000
 DATA lanes<>+892(SB)/4, $0x00400000
-GLOBL lanes<>(SB), RODATA|NOPTR, $896
+DATA lanes<>+896(SB)/4, $0x7f800000
+DATA lanes<>+900(SB)/4, $0x7f800000
+DATA lanes<>+904(SB)/4, $0x7f800000
+DATA lanes<>+908(SB)/4, $0x7f800000
+GLOBL lanes<>(SB), RODATA|NOPTR, $912

@@ -2,10 +2,7 @@
 
 package kernel
 
-import (
-	"math"
-	"unsafe"
-)
+import "math"
 
 // avx2Vec calls the assembly. Its functions take any length; those that do not
 // leave the rest to the Go reference.
@@ -90,7 +87,7 @@ var avx2Vec = vecOps{
 		}
 		goF32ToF16(dst[2*n:], src[n:])
 	},
-	stats:      avx2Stats,
+	stats:      func(x []float32) Statistics { return laneStats(x, statsAVX2) },
 	unpackInt8: avx2UnpackInt8,
 	transpose:  avx2Transpose,
 }
@@ -155,38 +152,6 @@ func avx2Dropout(dst, src []float32, threshold uint32, scale float32, key, strea
 		dropoutAVX2(&dst[0], &src[0], n/32, threshold, scale, key, stream, block)
 	}
 	goDropout(dst[n:], src[n:], threshold, scale, key, stream, block+uint64(n/8))
-}
-
-// statLanes is what statsAVX2 writes: statistics of eight interleaved slices.
-type statLanes struct {
-	min, max    [8]float32
-	nan         [8]uint32
-	finite      [8]int32 // negative
-	sum, square [8]float64
-}
-
-func avx2Stats(x []float32) Statistics {
-	n := len(x) &^ 7
-	s := goStats(x[n:])
-	// Counts of a lane stay far below 2³¹.
-	const piece = 1 << 24
-	for i := 0; i < n; i += piece {
-		h := min(piece, n-i)
-		var l statLanes
-		statsAVX2(&x[i], h/8, (*byte)(unsafe.Pointer(&l)))
-		t := NoStatistics()
-		finite := 0
-		for j := range 8 {
-			t.Min, t.Max = min(t.Min, l.min[j]), max(t.Max, l.max[j])
-			t.Sum += l.sum[j]
-			t.SumSquares += l.square[j]
-			t.NaN += int(l.nan[j])
-			finite -= int(l.finite[j])
-		}
-		t.Inf = h - finite - t.NaN
-		s.Add(t)
-	}
-	return s
 }
 
 func avx2UnpackInt8(dst []float32, src []int8, scale []float32) {

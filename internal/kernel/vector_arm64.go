@@ -85,7 +85,7 @@ var neonVec = vecOps{
 		}
 		goF32ToF16(dst[2*n:], src[n:])
 	},
-	stats:      goStats,
+	stats:      func(x []float32) Statistics { return laneStats(x, statsNEON) },
 	unpackInt8: neonUnpackInt8,
 	transpose:  neonTranspose,
 }

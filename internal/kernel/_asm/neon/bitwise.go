@@ -154,3 +154,39 @@ func genConversions() {
 	plain("BNE row")
 	ret()
 }
+
+// genStats emits the statistics of n8 groups of eight, lane by lane.
+func genStats() {
+	text("statsNEON", "(x *float32, n8 int, out *byte)", "writes the statLanes of x.")
+	x, n, out := load64("x"), load64("n8"), load64("out")
+	cur.u = 2
+	lo, hi := keep(copyOf(bits(0x7f800000))), keep(copyOf(bits(0xff800000)))
+	nans, finites := keep(zero(2)), keep(zero(2))
+	s0, s1, q0, q1 := keep(zero(2)), keep(zero(2)), keep(zero(2)), keep(zero(2))
+	label("eight")
+	v := ldr(x, 0)
+	finite := fcmgt.of(bits(0x7f800000), fabs.of(v)) // -1 in lanes that are
+	add.into(finites, finites, finite)
+	sub.into(nans, nans, mvn.of(fcmeq.of(v, v)))
+	for _, m := range []struct {
+		op       op
+		acc      vec
+		infinite uint32
+	}{{fmin, lo, 0x7f800000}, {fmax, hi, 0xff800000}} {
+		t := copyOf(finite)
+		bsl.into(t, v, bits(m.infinite))
+		m.op.into(m.acc, m.acc, t)
+	}
+	a, b := widen(and.of(v, finite))
+	fadd2.into(s0, s0, a)
+	fadd2.into(s1, s1, b)
+	fmla2.into(q0, a, a)
+	fmla2.into(q1, b, b)
+	plain(fmt.Sprintf("ADD $32, %s", x))
+	plain(fmt.Sprintf("SUBS $1, %s, %s", n, n))
+	plain("BNE eight")
+	for i, v := range []vec{lo, hi, nans, finites, s0, s1, q0, q1} {
+		str(v, out, 32*i)
+	}
+	ret()
+}

@@ -52,6 +52,7 @@ var (
 
 	frintn  = op{"frintn", 0x4e218800, "4s 4s"} // to nearest, ties to even
 	fcvtns  = op{"fcvtns", 0x4e21a800, "4s 4s"} // the same as int32; NaN is 0
+	mvn     = op{"mvn", 0x6e205800, "16b 16b"}
 	scvtf   = op{"scvtf", 0x4e21d800, "4s 4s"}
 	fabs    = op{"fabs", 0x4ea0f800, "4s 4s"}
 	fneg    = op{"fneg", 0x6ea0f800, "4s 4s"}
