@@ -32,6 +32,7 @@ func main() {
 
 // generate returns the text of both files.
 func generate(pkg string) (assembly, declarations []byte) {
+	functions, constants = nil, nil
 	genMaps()
 	genActs()
 	genEpilogues()

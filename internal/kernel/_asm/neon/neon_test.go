@@ -11,6 +11,20 @@ import (
 	"testing"
 )
 
+// TestGenerated wants the files in package kernel to be what this program writes.
+func TestGenerated(t *testing.T) {
+	assembly, declarations := generate("kernel")
+	for name, want := range map[string][]byte{"neon_arm64.s": assembly, "neon_arm64.go": declarations} {
+		got, err := os.ReadFile(filepath.Join("..", "..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s is not what the generator writes: run go generate in internal/kernel", name)
+		}
+	}
+}
+
 // TestDisassembly compares every word with its comment by GNU's disassembler.
 func TestDisassembly(t *testing.T) {
 	objdump, err := exec.LookPath("aarch64-linux-gnu-objdump")
