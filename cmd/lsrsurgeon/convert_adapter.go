@@ -201,6 +201,7 @@ func runConvertPEFT(a *app, path string, o *convertOptions) error {
 	if err := adapter.ExportPEFT(s.adapter, o.out, e); err != nil {
 		return err
 	}
+	a.warnPool(o.out, s.adapter)
 	rep, err := reread(s, o.out)
 	if err != nil {
 		return err

@@ -122,6 +122,7 @@ func runConvertONNX(a *app, path string, o *convertOptions) error {
 		return err
 	}
 	defer m.Close()
+	a.warnPool(o.out, b.ad)
 	return injectInto(a, m, b, o.out, o.graphFlags)
 }
 

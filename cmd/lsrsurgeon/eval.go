@@ -233,8 +233,8 @@ func (o *evalOptions) known(s *session, path string) {
 		if n, err := strconv.Atoi(r.Config["max length"]); err == nil && o.maxLength == 0 {
 			o.maxLength = n // as it was trained
 		}
-		if p := r.Config["pool"]; o.pool == "auto" && p != "" {
-			o.pool = p // the head was trained on this
+		if o.pool == "auto" {
+			o.pool = trainedPool(path)
 		}
 	}
 	if o.names == nil {

@@ -75,6 +75,9 @@ func exportProgram(s *session, head string) (*model.Built, string, error) {
 	}
 	o := model.BuildOptions{Task: map[string]model.Task{"none": model.TaskFeatures, "classification": model.TaskClassification, "lm": model.TaskLM}[head], FreezeHead: true}
 	if s.adapter != nil {
+		if o.Task == model.TaskClassification {
+			o.Pool = pools[trainedPool(s.adapter.Dir)]
+		}
 		o.Adapter = &adapter.Adapter{Config: s.adapter.Config, Head: s.adapter.Head}
 		if adapter.OnBlocks(s.adapter.Method) {
 			o.Adapter.Modules = s.adapter.Modules

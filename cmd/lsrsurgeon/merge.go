@@ -20,6 +20,7 @@ import (
 	"github.com/lsrsurgeon/lsrsurgeon/merge"
 	"github.com/lsrsurgeon/lsrsurgeon/model"
 	"github.com/lsrsurgeon/lsrsurgeon/tensor"
+	"github.com/lsrsurgeon/lsrsurgeon/train"
 )
 
 type mergeOptions struct {
@@ -176,6 +177,7 @@ func runMerge(ctx context.Context, a *app, adapters []string, o *mergeOptions) e
 	if err != nil {
 		return err
 	}
+	a.warnPool(o.out, loaded...)
 	if err := keepResidual(ctx, a, ck, loaded, weights, sites, o); err != nil {
 		return err
 	}
@@ -342,6 +344,9 @@ func headConfig(m *model.Model, loaded []*adapter.Adapter) []merge.ConfigValue {
 			}
 			labels, ids := map[string]string{}, map[string]int{}
 			names := m.Config().LabelNames
+			if r, err := train.ReadSummary(ad.Dir); err == nil && len(r.Labels) == t.Shape[0] {
+				names = r.Labels // what the head was trained on
+			}
 			for i := range t.Shape[0] {
 				n := fmt.Sprintf("LABEL_%d", i)
 				if len(names) == t.Shape[0] {
