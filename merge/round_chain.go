@@ -158,6 +158,10 @@ func transpose64(dst, src []float64, m, n, lds int) {
 // rectangle's rows.
 func (r *run) acrossBlock(j *job, t *target, b *buffers, round *rounder, x rect, carry []float64) error {
 	if t.scale == nil && !t.wholeRows {
+		for i := x.r0; i < x.r1; i++ { // short pieces of many pages, which no processor foresees
+			kernel.Prefetch(x.bytes(b.src, j, i, round.from.Bits()/8))
+			kernel.Prefetch(x.bytes(b.dst, j, i, round.to.Bits()/8))
+		}
 		d := grow(&round.chain.d, (x.r1-x.r0)*(x.c1-x.c0))
 		t.blockAcross(d, x)
 		return round.rowsAcross(j, b, x, d, carry)

@@ -32,7 +32,7 @@ type target struct {
 func newTarget(rows, cols int, terms []term) *target {
 	t := &target{rows: rows, cols: cols, terms: terms}
 	for _, m := range terms {
-		b := m.bound()
+		b := m.bound(len(terms))
 		t.errBound += b
 		t.wholeRows = t.wholeRows || m.delta.Kron != nil
 	}
@@ -44,12 +44,14 @@ func newTarget(rows, cols int, terms []term) *target {
 // products summed in any order with or without fused operations, the
 // scaling, and the sum with further terms. By Cauchy and Schwarz the magnitudes of the
 // products sum up to at most the norm of the row of A times that of the column of B.
-func (t *term) bound() float64 {
+// An element of R products goes through R roundings of them and their sum, one of the scaling and one with each
+// of the terms; six more are for the norms and for second orders.
+func (t *term) bound(terms int) float64 {
 	d := t.delta
 	c := math.Abs(t.weight * d.Scale)
 	if d.Kron == nil {
 		rows, col := t.norms()
-		return float64(d.R+8) * 0x1p-52 * c * slices.Max(append(rows, 0)) * col
+		return float64(d.R+terms+8) * 0x1p-53 * c * slices.Max(append(rows, 0)) * col
 	}
 	g := d.Kron
 	var s float64

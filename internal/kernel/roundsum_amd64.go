@@ -134,3 +134,5 @@ func archAddRandomF32(f *Round64, dst, src, base []float32, d []float64, random 
 	addRandomF32AVX2(&f.updateTiny[0], &dst[0], &src[0], &base[0], &d[0], &random[0], len(d), &doubt[0], &f.lanes)
 	return len(d) &^ 7
 }
+
+func archPrefetch(b []byte) { prefetchAMD64(&b[0], len(b)) }

@@ -2278,3 +2278,16 @@ end:
 	VMOVUPD Y3, 96(AX)
 	VZEROUPPER
 	RET
+
+// func prefetchAMD64(p *byte, n int)
+// Requires: MMX+
+TEXT ·prefetchAMD64(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+
+next:
+	PREFETCHT0 (AX)
+	ADDQ       $0x40, AX
+	SUBQ       $0x40, CX
+	JGT        next
+	RET

@@ -143,3 +143,10 @@ func (f *Round64) update(x float64) (rounded float64, ok bool) {
 	ok = u&^(1<<63) > f.updateTiny[0] && (u+f.updateNear[0])&f.updateMask[0] != 0
 	return float64(float32(x)), ok
 }
+
+// Prefetch is a hint that b is going to be read or written soon.
+func Prefetch(b []byte) {
+	if len(b) > 0 && cur != &goPath {
+		archPrefetch(b)
+	}
+}

@@ -32,3 +32,4 @@ func archAddFeedback(*Round64, []float32, []float32, []float32, []float64, []flo
 func archAddRandomF32(*Round64, []float32, []float32, []float32, []float64, []uint32, []uint8) int {
 	return 0
 }
+func archPrefetch([]byte) {}

@@ -70,3 +70,8 @@ func addFeedbackAVX2(format *uint64, dst *float32, src *float32, base *float32, 
 //
 //go:noescape
 func addRandomF32AVX2(format *uint64, dst *float32, src *float32, base *float32, d *float64, random *uint32, n int, doubt *uint8, sums *[16]float64)
+
+// prefetchAMD64 asks for the lines of n bytes.
+//
+//go:noescape
+func prefetchAMD64(p *byte, n int)

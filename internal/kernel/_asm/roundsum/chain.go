@@ -199,3 +199,17 @@ func chainKernels() {
 		"reference is Round64.goFeedback.")
 	genChain("addRandomF32AVX2", false, "addRandomF32AVX2 is addFeedbackAVX2 for stochastic rounding. The reference is Round64.goRandom.")
 }
+
+// prefetch generates the hint.
+func prefetch() {
+	TEXT("prefetchAMD64", NOSPLIT, "func(p *byte, n int)")
+	Pragma("noescape")
+	Doc("prefetchAMD64 asks for the lines of n bytes.")
+	p, n := Load(Param("p"), GP64()), Load(Param("n"), GP64())
+	Label("next")
+	PREFETCHT0(Mem{Base: p})
+	ADDQ(Imm(64), p)
+	SUBQ(Imm(64), n)
+	JGT(LabelRef("next"))
+	RET()
+}

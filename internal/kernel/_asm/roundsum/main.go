@@ -371,5 +371,6 @@ func main() {
 	splitMix()
 	randoms()
 	chainKernels()
+	prefetch()
 	Generate()
 }
