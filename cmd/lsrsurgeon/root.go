@@ -88,6 +88,12 @@ them back: one binary, no Python.` + "\n" + exitHelp,
 	root.AddCommand(
 		newInspect(a), newInject(a), newEstimate(a), newTrain(a), newEval(a), newPredict(a), newMerge(a), newUnmerge(a), newVerify(a), newConvert(a), newExtract(a), newCombine(a), newDiff(a), newCompare(a), newRunRecipe(a), newStudy(a), newBench(a), newDoctor(a), newDemo(a), newVersion(a),
 	)
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args, c.RunE = cobra.ArbitraryArgs, parent // an unknown shell is a mistake
+		}
+	}
 	return root
 }
 
