@@ -182,6 +182,25 @@ func (r *run) acrossBlock(j *job, t *target, b *buffers, round *rounder, x rect,
 	return nil
 }
 
+// update computes the rectangle's update in float64.
+func (r *run) update(j *job, t *target, b *buffers, round *rounder, x rect) ([]float64, error) {
+	n := x.c1 - x.c0
+	d := grow(&b.delta, (x.r1-x.r0)*n)
+	if t.wholeRows {
+		grow(&b.tmp, len(d))
+	}
+	t.block(d, b.tmp, x.r0, x.r1, x.c0, x.c1)
+	if t.scale == nil {
+		return d, nil
+	}
+	for i := x.r0; i < x.r1; i++ {
+		if err := t.rescaled(d[(i-x.r0)*n:][:n], grow(&b.base64, n), x.bytes(b.src, j, i, round.from.Bits()/8), round.from, i, x.c0); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
 // rowsAcross rounds a rectangle of which d has the update, transposed.
 func (r *rounder) rowsAcross(j *job, b *buffers, x rect, d, carry []float64) error {
 	m, n := x.r1-x.r0, x.c1-x.c0

@@ -450,25 +450,6 @@ func (r *run) block(j *job, t *target, b *buffers, round *rounder, x rect, rowCa
 	return nil
 }
 
-// update computes the rectangle's update in float64.
-func (r *run) update(j *job, t *target, b *buffers, round *rounder, x rect) ([]float64, error) {
-	n := x.c1 - x.c0
-	d := grow(&b.delta, (x.r1-x.r0)*n)
-	if t.wholeRows {
-		grow(&b.tmp, len(d))
-	}
-	t.block(d, b.tmp, x.r0, x.r1, x.c0, x.c1)
-	if t.scale == nil {
-		return d, nil
-	}
-	for i := x.r0; i < x.r1; i++ {
-		if err := t.rescaled(d[(i-x.r0)*n:][:n], grow(&b.base64, n), x.bytes(b.src, j, i, round.from.Bits()/8), round.from, i, x.c0); err != nil {
-			return nil, err
-		}
-	}
-	return d, nil
-}
-
 // directBlock computes one block by way of its update in float32.
 func (r *run) directBlock(j *job, t *target, b *buffers, round *rounder, x rect, panel *kernel.PackedB) error {
 	n, from := x.c1-x.c0, round.from.Bits()/8
