@@ -253,3 +253,8 @@ func statsNEON(x *float32, n8 int, out *byte)
 //
 //go:noescape
 func transpose4NEON(dst *float32, ldd int, src *float32, lds, n4 int)
+
+// tileNEON64x6x8 computes one tile of 6x8 as tileKernel.strided does, with m from 1 to 6.
+//
+//go:noescape
+func tileNEON64x6x8(k int, a *float64, ars, acs int, b *float64, brs int, c *float64, ldc, m, acc int)

@@ -6492,6 +6492,216 @@ block:
 	BNE block
 	RET
 
+// func tileNEON64x6x8(k int, a *float64, ars, acs int, b *float64, brs int, c *float64, ldc, m, acc int)
+TEXT ·tileNEON64x6x8(SB), NOSPLIT, $0-80
+	MOVD k+0(FP), R0
+	MOVD a+8(FP), R1
+	MOVD ars+16(FP), R2
+	MOVD acs+24(FP), R3
+	MOVD b+32(FP), R4
+	MOVD brs+40(FP), R5
+	MOVD c+48(FP), R6
+	MOVD ldc+56(FP), R7
+	MOVD m+64(FP), R8
+	MOVD acc+72(FP), R9
+	LSL $3, R2
+	LSL $3, R3
+	LSL $3, R5
+	LSL $3, R7
+	ADD R2, R1, R14
+	CMP $1, R8
+	CSEL GT, R14, R1, R10
+	ADD R2, R10, R14
+	CMP $2, R8
+	CSEL GT, R14, R1, R11
+	ADD R2, R11, R14
+	CMP $3, R8
+	CSEL GT, R14, R1, R12
+	ADD R2, R12, R14
+	CMP $4, R8
+	CSEL GT, R14, R1, R13
+	ADD R2, R13, R14
+	CMP $5, R8
+	CSEL GT, R14, R1, R2
+	WORD $0x4f000400 // movi v0.4s, #0x0
+	WORD $0x4f000401 // movi v1.4s, #0x0
+	WORD $0x4f000402 // movi v2.4s, #0x0
+	WORD $0x4f000403 // movi v3.4s, #0x0
+	WORD $0x4f000404 // movi v4.4s, #0x0
+	WORD $0x4f000405 // movi v5.4s, #0x0
+	WORD $0x4f000406 // movi v6.4s, #0x0
+	WORD $0x4f000407 // movi v7.4s, #0x0
+	WORD $0x4f000408 // movi v8.4s, #0x0
+	WORD $0x4f000409 // movi v9.4s, #0x0
+	WORD $0x4f00040a // movi v10.4s, #0x0
+	WORD $0x4f00040b // movi v11.4s, #0x0
+	WORD $0x4f00040c // movi v12.4s, #0x0
+	WORD $0x4f00040d // movi v13.4s, #0x0
+	WORD $0x4f00040e // movi v14.4s, #0x0
+	WORD $0x4f00040f // movi v15.4s, #0x0
+	WORD $0x4f000410 // movi v16.4s, #0x0
+	WORD $0x4f000411 // movi v17.4s, #0x0
+	WORD $0x4f000412 // movi v18.4s, #0x0
+	WORD $0x4f000413 // movi v19.4s, #0x0
+	WORD $0x4f000414 // movi v20.4s, #0x0
+	WORD $0x4f000415 // movi v21.4s, #0x0
+	WORD $0x4f000416 // movi v22.4s, #0x0
+	WORD $0x4f000417 // movi v23.4s, #0x0
+	CBZ R0, sum
+
+// a turn: 24 vector instructions, 10 loads and stores, 3 others
+step:
+	WORD $0x3dc00098 // ldr q24, [x4]
+	WORD $0x3dc00499 // ldr q25, [x4, #16]
+	WORD $0x3dc0089a // ldr q26, [x4, #32]
+	WORD $0x3dc00c9b // ldr q27, [x4, #48]
+	ADD R5, R4
+	WORD $0x4dc3cc3c // ld1r {v28.2d}, [x1], x3
+	WORD $0x4e7ccf00 // fmla v0.2d, v24.2d, v28.2d
+	WORD $0x4e7ccf21 // fmla v1.2d, v25.2d, v28.2d
+	WORD $0x4e7ccf42 // fmla v2.2d, v26.2d, v28.2d
+	WORD $0x4e7ccf63 // fmla v3.2d, v27.2d, v28.2d
+	WORD $0x4dc3cd5d // ld1r {v29.2d}, [x10], x3
+	WORD $0x4e7dcf04 // fmla v4.2d, v24.2d, v29.2d
+	WORD $0x4e7dcf25 // fmla v5.2d, v25.2d, v29.2d
+	WORD $0x4e7dcf46 // fmla v6.2d, v26.2d, v29.2d
+	WORD $0x4e7dcf67 // fmla v7.2d, v27.2d, v29.2d
+	WORD $0x4dc3cd7e // ld1r {v30.2d}, [x11], x3
+	WORD $0x4e7ecf08 // fmla v8.2d, v24.2d, v30.2d
+	WORD $0x4e7ecf29 // fmla v9.2d, v25.2d, v30.2d
+	WORD $0x4e7ecf4a // fmla v10.2d, v26.2d, v30.2d
+	WORD $0x4e7ecf6b // fmla v11.2d, v27.2d, v30.2d
+	WORD $0x4dc3cd9f // ld1r {v31.2d}, [x12], x3
+	WORD $0x4e7fcf0c // fmla v12.2d, v24.2d, v31.2d
+	WORD $0x4e7fcf2d // fmla v13.2d, v25.2d, v31.2d
+	WORD $0x4e7fcf4e // fmla v14.2d, v26.2d, v31.2d
+	WORD $0x4e7fcf6f // fmla v15.2d, v27.2d, v31.2d
+	WORD $0x4dc3cdbc // ld1r {v28.2d}, [x13], x3
+	WORD $0x4e7ccf10 // fmla v16.2d, v24.2d, v28.2d
+	WORD $0x4e7ccf31 // fmla v17.2d, v25.2d, v28.2d
+	WORD $0x4e7ccf52 // fmla v18.2d, v26.2d, v28.2d
+	WORD $0x4e7ccf73 // fmla v19.2d, v27.2d, v28.2d
+	WORD $0x4dc3cc5d // ld1r {v29.2d}, [x2], x3
+	WORD $0x4e7dcf14 // fmla v20.2d, v24.2d, v29.2d
+	WORD $0x4e7dcf35 // fmla v21.2d, v25.2d, v29.2d
+	WORD $0x4e7dcf56 // fmla v22.2d, v26.2d, v29.2d
+	WORD $0x4e7dcf77 // fmla v23.2d, v27.2d, v29.2d
+	SUBS $1, R0, R0
+	BNE step
+
+sum:
+	CBZ R9, store
+	MOVD R6, R14
+	WORD $0x3dc001de // ldr q30, [x14]
+	WORD $0x3dc005df // ldr q31, [x14, #16]
+	WORD $0x3dc009dc // ldr q28, [x14, #32]
+	WORD $0x3dc00dd8 // ldr q24, [x14, #48]
+	WORD $0x4e7ed400 // fadd v0.2d, v0.2d, v30.2d
+	WORD $0x4e7fd421 // fadd v1.2d, v1.2d, v31.2d
+	WORD $0x4e7cd442 // fadd v2.2d, v2.2d, v28.2d
+	WORD $0x4e78d463 // fadd v3.2d, v3.2d, v24.2d
+	ADD R7, R14
+	CMP $1, R8
+	BLE store
+	WORD $0x3dc001d9 // ldr q25, [x14]
+	WORD $0x3dc005da // ldr q26, [x14, #16]
+	WORD $0x3dc009db // ldr q27, [x14, #32]
+	WORD $0x3dc00ddd // ldr q29, [x14, #48]
+	WORD $0x4e79d484 // fadd v4.2d, v4.2d, v25.2d
+	WORD $0x4e7ad4a5 // fadd v5.2d, v5.2d, v26.2d
+	WORD $0x4e7bd4c6 // fadd v6.2d, v6.2d, v27.2d
+	WORD $0x4e7dd4e7 // fadd v7.2d, v7.2d, v29.2d
+	ADD R7, R14
+	CMP $2, R8
+	BLE store
+	WORD $0x3dc001de // ldr q30, [x14]
+	WORD $0x3dc005df // ldr q31, [x14, #16]
+	WORD $0x3dc009dc // ldr q28, [x14, #32]
+	WORD $0x3dc00dd8 // ldr q24, [x14, #48]
+	WORD $0x4e7ed508 // fadd v8.2d, v8.2d, v30.2d
+	WORD $0x4e7fd529 // fadd v9.2d, v9.2d, v31.2d
+	WORD $0x4e7cd54a // fadd v10.2d, v10.2d, v28.2d
+	WORD $0x4e78d56b // fadd v11.2d, v11.2d, v24.2d
+	ADD R7, R14
+	CMP $3, R8
+	BLE store
+	WORD $0x3dc001d9 // ldr q25, [x14]
+	WORD $0x3dc005da // ldr q26, [x14, #16]
+	WORD $0x3dc009db // ldr q27, [x14, #32]
+	WORD $0x3dc00ddd // ldr q29, [x14, #48]
+	WORD $0x4e79d58c // fadd v12.2d, v12.2d, v25.2d
+	WORD $0x4e7ad5ad // fadd v13.2d, v13.2d, v26.2d
+	WORD $0x4e7bd5ce // fadd v14.2d, v14.2d, v27.2d
+	WORD $0x4e7dd5ef // fadd v15.2d, v15.2d, v29.2d
+	ADD R7, R14
+	CMP $4, R8
+	BLE store
+	WORD $0x3dc001de // ldr q30, [x14]
+	WORD $0x3dc005df // ldr q31, [x14, #16]
+	WORD $0x3dc009dc // ldr q28, [x14, #32]
+	WORD $0x3dc00dd8 // ldr q24, [x14, #48]
+	WORD $0x4e7ed610 // fadd v16.2d, v16.2d, v30.2d
+	WORD $0x4e7fd631 // fadd v17.2d, v17.2d, v31.2d
+	WORD $0x4e7cd652 // fadd v18.2d, v18.2d, v28.2d
+	WORD $0x4e78d673 // fadd v19.2d, v19.2d, v24.2d
+	ADD R7, R14
+	CMP $5, R8
+	BLE store
+	WORD $0x3dc001d9 // ldr q25, [x14]
+	WORD $0x3dc005da // ldr q26, [x14, #16]
+	WORD $0x3dc009db // ldr q27, [x14, #32]
+	WORD $0x3dc00ddd // ldr q29, [x14, #48]
+	WORD $0x4e79d694 // fadd v20.2d, v20.2d, v25.2d
+	WORD $0x4e7ad6b5 // fadd v21.2d, v21.2d, v26.2d
+	WORD $0x4e7bd6d6 // fadd v22.2d, v22.2d, v27.2d
+	WORD $0x4e7dd6f7 // fadd v23.2d, v23.2d, v29.2d
+	ADD R7, R14
+
+store:
+	WORD $0x3d8000c0 // str q0, [x6]
+	WORD $0x3d8004c1 // str q1, [x6, #16]
+	WORD $0x3d8008c2 // str q2, [x6, #32]
+	WORD $0x3d800cc3 // str q3, [x6, #48]
+	ADD R7, R6
+	CMP $1, R8
+	BLE end
+	WORD $0x3d8000c4 // str q4, [x6]
+	WORD $0x3d8004c5 // str q5, [x6, #16]
+	WORD $0x3d8008c6 // str q6, [x6, #32]
+	WORD $0x3d800cc7 // str q7, [x6, #48]
+	ADD R7, R6
+	CMP $2, R8
+	BLE end
+	WORD $0x3d8000c8 // str q8, [x6]
+	WORD $0x3d8004c9 // str q9, [x6, #16]
+	WORD $0x3d8008ca // str q10, [x6, #32]
+	WORD $0x3d800ccb // str q11, [x6, #48]
+	ADD R7, R6
+	CMP $3, R8
+	BLE end
+	WORD $0x3d8000cc // str q12, [x6]
+	WORD $0x3d8004cd // str q13, [x6, #16]
+	WORD $0x3d8008ce // str q14, [x6, #32]
+	WORD $0x3d800ccf // str q15, [x6, #48]
+	ADD R7, R6
+	CMP $4, R8
+	BLE end
+	WORD $0x3d8000d0 // str q16, [x6]
+	WORD $0x3d8004d1 // str q17, [x6, #16]
+	WORD $0x3d8008d2 // str q18, [x6, #32]
+	WORD $0x3d800cd3 // str q19, [x6, #48]
+	ADD R7, R6
+	CMP $5, R8
+	BLE end
+	WORD $0x3d8000d4 // str q20, [x6]
+	WORD $0x3d8004d5 // str q21, [x6, #16]
+	WORD $0x3d8008d6 // str q22, [x6, #32]
+	WORD $0x3d800cd7 // str q23, [x6, #48]
+	ADD R7, R6
+
+end:
+	RET
+
 DATA lanes<>+0(SB)/4, $0x3ab743ce
 DATA lanes<>+4(SB)/4, $0x3ab743ce
 DATA lanes<>+8(SB)/4, $0x3ab743ce

@@ -2,15 +2,15 @@
 
 package kernel
 
-// archPaths offers "neon": every arm64 processor has it. Products of float32 and all
-// loops of a training step are assembly; products of float64 are plain Go.
+// archPaths offers "neon": every arm64 processor has it.
 func archPaths() []*path {
-	return []*path{{name: "neon", vec: &neonVec, f32: &neonTile32, slim: &neonTile32, row: &neonTile32, narrow: &neonNarrow, f64: &goTile64}}
+	return []*path{{name: "neon", vec: &neonVec, f32: &neonTile32, slim: &neonTile32, row: &neonTile32, narrow: &neonNarrow, f64: &neonTile64}}
 }
 
 var (
 	neonTile32 = tileKernel[float32]{name: "neon-6x16", mr: 6, nr: 16, strided: neonStrided(6, 16, tileNEON6x16), transpose: neonTranspose, addTo: neonAddTo}
 	neonNarrow = tileKernel[float32]{name: "neon-8x8", mr: 8, nr: 8, strided: neonStrided(8, 8, tileNEON8x8), transpose: neonTranspose, addTo: neonAddTo}
+	neonTile64 = tileKernel[float64]{name: "neon-6x8", mr: 6, nr: 8, strided: neonStrided(6, 8, tileNEON64x6x8), transpose: goTranspose[float64], addTo: goAddTo[float64]}
 )
 
 // tileNEON6x16 computes one tile of 6x16 as tileKernel.strided does, with m from 1 to 6.
@@ -24,8 +24,8 @@ func tileNEON6x16(k int, a *float32, ars, acs int, b *float32, brs int, c *float
 func tileNEON8x8(k int, a *float32, ars, acs int, b *float32, brs int, c *float32, ldc, m, acc int)
 
 // neonStrided makes a tileKernel.strided of a microkernel for one tile.
-func neonStrided(mr, nr int, tile func(k int, a *float32, ars, acs int, b *float32, brs int, c *float32, ldc, m, acc int)) func(k int, a *float32, ars, acs int, b *float32, brs, bjs int, c *float32, ldc, m, nj, acc int) {
-	return func(k int, a *float32, ars, acs int, b *float32, brs, bjs int, c *float32, ldc, m, nj, acc int) {
+func neonStrided[T float](mr, nr int, tile func(k int, a *T, ars, acs int, b *T, brs int, c *T, ldc, m, acc int)) func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
+	return func(k int, a *T, ars, acs int, b *T, brs, bjs int, c *T, ldc, m, nj, acc int) {
 		for i := 0; i < m; i += mr {
 			p, rows := a, min(mr, m-i)
 			if k > 0 { // else there may be no A and no B
