@@ -18,10 +18,10 @@ TEXT ·expNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD n+16(FP), R2
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 44 vector instructions, 14 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x3dc00027 // ldr q7, [x1]
 	WORD $0x3dc00428 // ldr q8, [x1, #16]
 	WORD $0x4ea4f4e9 // fmin v9.4s, v7.4s, v4.4s
@@ -83,11 +83,14 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 22 vector instructions, 7 loads and stores, 4 others
+four:
 	WORD $0x3dc0003b // ldr q27, [x1]
 	WORD $0x4ea4f77a // fmin v26.4s, v27.4s, v4.4s
 	WORD $0x4e26f75c // fmax v28.4s, v26.4s, v6.4s
@@ -119,7 +122,8 @@ four:
 	WORD $0x3d80000e // str q14, [x0]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -182,10 +186,10 @@ TEXT ·tanhNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD n+16(FP), R2
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 78 vector instructions, 22 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x3dc0002b // ldr q11, [x1]
 	WORD $0x3dc0042c // ldr q12, [x1, #16]
 	WORD $0x4ea0f96d // fabs v13.4s, v11.4s
@@ -289,11 +293,14 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 39 vector instructions, 11 loads and stores, 4 others
+four:
 	WORD $0x3dc00038 // ldr q24, [x1]
 	WORD $0x4ea0fb1f // fabs v31.4s, v24.4s
 	WORD $0x6e38df10 // fmul v16.4s, v24.4s, v24.4s
@@ -346,7 +353,8 @@ four:
 	WORD $0x3d800015 // str q21, [x0]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -418,36 +426,48 @@ TEXT ·addNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD b+16(FP), R2
 	MOVD n+24(FP), R3
-	SUBS $8, R3, R3
-	BLT four
+	SUBS $16, R3, R3
+	BLT few
 
-// a turn: 2 vector instructions, 6 loads and stores, 5 others
-eight:
+// a turn: 4 vector instructions, 12 loads and stores, 5 others
+wide:
 	WORD $0x3dc00020 // ldr q0, [x1]
 	WORD $0x3dc00421 // ldr q1, [x1, #16]
-	WORD $0x3dc00042 // ldr q2, [x2]
-	WORD $0x3dc00443 // ldr q3, [x2, #16]
-	WORD $0x4e22d404 // fadd v4.4s, v0.4s, v2.4s
-	WORD $0x4e23d425 // fadd v5.4s, v1.4s, v3.4s
-	WORD $0x3d800004 // str q4, [x0]
-	WORD $0x3d800405 // str q5, [x0, #16]
-	ADD $32, R0
-	ADD $32, R1
-	ADD $32, R2
-	SUBS $8, R3, R3
-	BGE eight
-
-four:
-	ADDS $4, R3, R3
-	BLT rest
-	WORD $0x3dc00026 // ldr q6, [x1]
-	WORD $0x3dc00047 // ldr q7, [x2]
-	WORD $0x4e27d4c8 // fadd v8.4s, v6.4s, v7.4s
+	WORD $0x3dc00822 // ldr q2, [x1, #32]
+	WORD $0x3dc00c23 // ldr q3, [x1, #48]
+	WORD $0x3dc00044 // ldr q4, [x2]
+	WORD $0x3dc00445 // ldr q5, [x2, #16]
+	WORD $0x3dc00846 // ldr q6, [x2, #32]
+	WORD $0x3dc00c47 // ldr q7, [x2, #48]
+	WORD $0x4e24d408 // fadd v8.4s, v0.4s, v4.4s
+	WORD $0x4e25d429 // fadd v9.4s, v1.4s, v5.4s
+	WORD $0x4e26d44a // fadd v10.4s, v2.4s, v6.4s
+	WORD $0x4e27d46b // fadd v11.4s, v3.4s, v7.4s
 	WORD $0x3d800008 // str q8, [x0]
+	WORD $0x3d800409 // str q9, [x0, #16]
+	WORD $0x3d80080a // str q10, [x0, #32]
+	WORD $0x3d800c0b // str q11, [x0, #48]
+	ADD $64, R0
+	ADD $64, R1
+	ADD $64, R2
+	SUBS $16, R3, R3
+	BGE wide
+
+few:
+	ADDS $12, R3, R3
+	BLT rest
+
+// a turn: 1 vector instructions, 3 loads and stores, 5 others
+four:
+	WORD $0x3dc0002c // ldr q12, [x1]
+	WORD $0x3dc0004d // ldr q13, [x2]
+	WORD $0x4e2dd58e // fadd v14.4s, v12.4s, v13.4s
+	WORD $0x3d80000e // str q14, [x0]
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -455,10 +475,10 @@ rest:
 
 // a turn: 1 vector instructions, 3 loads and stores, 5 others
 one:
-	WORD $0xbd400029 // ldr s9, [x1]
-	WORD $0xbd40004a // ldr s10, [x2]
-	WORD $0x4e2ad52b // fadd v11.4s, v9.4s, v10.4s
-	WORD $0xbd00000b // str s11, [x0]
+	WORD $0xbd40002f // ldr s15, [x1]
+	WORD $0xbd400050 // ldr s16, [x2]
+	WORD $0x4e30d5f1 // fadd v17.4s, v15.4s, v16.4s
+	WORD $0xbd000011 // str s17, [x0]
 	ADD $4, R0
 	ADD $4, R1
 	ADD $4, R2
@@ -474,36 +494,48 @@ TEXT ·mulNEON(SB), NOSPLIT, $0-32
 	MOVD a+8(FP), R1
 	MOVD b+16(FP), R2
 	MOVD n+24(FP), R3
-	SUBS $8, R3, R3
-	BLT four
+	SUBS $16, R3, R3
+	BLT few
 
-// a turn: 2 vector instructions, 6 loads and stores, 5 others
-eight:
+// a turn: 4 vector instructions, 12 loads and stores, 5 others
+wide:
 	WORD $0x3dc00020 // ldr q0, [x1]
 	WORD $0x3dc00421 // ldr q1, [x1, #16]
-	WORD $0x3dc00042 // ldr q2, [x2]
-	WORD $0x3dc00443 // ldr q3, [x2, #16]
-	WORD $0x6e22dc04 // fmul v4.4s, v0.4s, v2.4s
-	WORD $0x6e23dc25 // fmul v5.4s, v1.4s, v3.4s
-	WORD $0x3d800004 // str q4, [x0]
-	WORD $0x3d800405 // str q5, [x0, #16]
-	ADD $32, R0
-	ADD $32, R1
-	ADD $32, R2
-	SUBS $8, R3, R3
-	BGE eight
-
-four:
-	ADDS $4, R3, R3
-	BLT rest
-	WORD $0x3dc00026 // ldr q6, [x1]
-	WORD $0x3dc00047 // ldr q7, [x2]
-	WORD $0x6e27dcc8 // fmul v8.4s, v6.4s, v7.4s
+	WORD $0x3dc00822 // ldr q2, [x1, #32]
+	WORD $0x3dc00c23 // ldr q3, [x1, #48]
+	WORD $0x3dc00044 // ldr q4, [x2]
+	WORD $0x3dc00445 // ldr q5, [x2, #16]
+	WORD $0x3dc00846 // ldr q6, [x2, #32]
+	WORD $0x3dc00c47 // ldr q7, [x2, #48]
+	WORD $0x6e24dc08 // fmul v8.4s, v0.4s, v4.4s
+	WORD $0x6e25dc29 // fmul v9.4s, v1.4s, v5.4s
+	WORD $0x6e26dc4a // fmul v10.4s, v2.4s, v6.4s
+	WORD $0x6e27dc6b // fmul v11.4s, v3.4s, v7.4s
 	WORD $0x3d800008 // str q8, [x0]
+	WORD $0x3d800409 // str q9, [x0, #16]
+	WORD $0x3d80080a // str q10, [x0, #32]
+	WORD $0x3d800c0b // str q11, [x0, #48]
+	ADD $64, R0
+	ADD $64, R1
+	ADD $64, R2
+	SUBS $16, R3, R3
+	BGE wide
+
+few:
+	ADDS $12, R3, R3
+	BLT rest
+
+// a turn: 1 vector instructions, 3 loads and stores, 5 others
+four:
+	WORD $0x3dc0002c // ldr q12, [x1]
+	WORD $0x3dc0004d // ldr q13, [x2]
+	WORD $0x6e2ddd8e // fmul v14.4s, v12.4s, v13.4s
+	WORD $0x3d80000e // str q14, [x0]
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -511,10 +543,10 @@ rest:
 
 // a turn: 1 vector instructions, 3 loads and stores, 5 others
 one:
-	WORD $0xbd400029 // ldr s9, [x1]
-	WORD $0xbd40004a // ldr s10, [x2]
-	WORD $0x6e2add2b // fmul v11.4s, v9.4s, v10.4s
-	WORD $0xbd00000b // str s11, [x0]
+	WORD $0xbd40002f // ldr s15, [x1]
+	WORD $0xbd400050 // ldr s16, [x2]
+	WORD $0x6e30ddf1 // fmul v17.4s, v15.4s, v16.4s
+	WORD $0xbd000011 // str s17, [x0]
 	ADD $4, R0
 	ADD $4, R1
 	ADD $4, R2
@@ -531,34 +563,46 @@ TEXT ·axpyNEON(SB), NOSPLIT, $0-32
 	MOVD n+24(FP), R2
 	MOVWU alpha+0(FP), R14
 	WORD $0x4e040dc0 // dup v0.4s, w14
-	SUBS $8, R2, R2
-	BLT four
+	SUBS $16, R2, R2
+	BLT few
 
-// a turn: 2 vector instructions, 6 loads and stores, 4 others
-eight:
+// a turn: 4 vector instructions, 12 loads and stores, 4 others
+wide:
 	WORD $0x3dc00001 // ldr q1, [x0]
 	WORD $0x3dc00402 // ldr q2, [x0, #16]
-	WORD $0x3dc00023 // ldr q3, [x1]
-	WORD $0x3dc00424 // ldr q4, [x1, #16]
-	WORD $0x4e20cc23 // fmla v3.4s, v1.4s, v0.4s
-	WORD $0x4e20cc44 // fmla v4.4s, v2.4s, v0.4s
-	WORD $0x3d800023 // str q3, [x1]
-	WORD $0x3d800424 // str q4, [x1, #16]
-	ADD $32, R0
-	ADD $32, R1
-	SUBS $8, R2, R2
-	BGE eight
+	WORD $0x3dc00803 // ldr q3, [x0, #32]
+	WORD $0x3dc00c04 // ldr q4, [x0, #48]
+	WORD $0x3dc00025 // ldr q5, [x1]
+	WORD $0x3dc00426 // ldr q6, [x1, #16]
+	WORD $0x3dc00827 // ldr q7, [x1, #32]
+	WORD $0x3dc00c28 // ldr q8, [x1, #48]
+	WORD $0x4e20cc25 // fmla v5.4s, v1.4s, v0.4s
+	WORD $0x4e20cc46 // fmla v6.4s, v2.4s, v0.4s
+	WORD $0x4e20cc67 // fmla v7.4s, v3.4s, v0.4s
+	WORD $0x4e20cc88 // fmla v8.4s, v4.4s, v0.4s
+	WORD $0x3d800025 // str q5, [x1]
+	WORD $0x3d800426 // str q6, [x1, #16]
+	WORD $0x3d800827 // str q7, [x1, #32]
+	WORD $0x3d800c28 // str q8, [x1, #48]
+	ADD $64, R0
+	ADD $64, R1
+	SUBS $16, R2, R2
+	BGE wide
 
-four:
-	ADDS $4, R2, R2
+few:
+	ADDS $12, R2, R2
 	BLT rest
-	WORD $0x3dc00005 // ldr q5, [x0]
-	WORD $0x3dc00026 // ldr q6, [x1]
-	WORD $0x4e20cca6 // fmla v6.4s, v5.4s, v0.4s
-	WORD $0x3d800026 // str q6, [x1]
+
+// a turn: 1 vector instructions, 3 loads and stores, 4 others
+four:
+	WORD $0x3dc00009 // ldr q9, [x0]
+	WORD $0x3dc0002a // ldr q10, [x1]
+	WORD $0x4e20cd2a // fmla v10.4s, v9.4s, v0.4s
+	WORD $0x3d80002a // str q10, [x1]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -566,10 +610,10 @@ rest:
 
 // a turn: 1 vector instructions, 3 loads and stores, 4 others
 one:
-	WORD $0xbd400007 // ldr s7, [x0]
-	WORD $0xbd400028 // ldr s8, [x1]
-	WORD $0x4e20cce8 // fmla v8.4s, v7.4s, v0.4s
-	WORD $0xbd000028 // str s8, [x1]
+	WORD $0xbd40000b // ldr s11, [x0]
+	WORD $0xbd40002c // ldr s12, [x1]
+	WORD $0x4e20cd6c // fmla v12.4s, v11.4s, v0.4s
+	WORD $0xbd00002c // str s12, [x1]
 	ADD $4, R0
 	ADD $4, R1
 	SUBS $1, R2, R2
@@ -584,29 +628,39 @@ TEXT ·scaleNEON(SB), NOSPLIT, $0-24
 	MOVD n+16(FP), R1
 	MOVWU alpha+0(FP), R14
 	WORD $0x4e040dc0 // dup v0.4s, w14
-	SUBS $8, R1, R1
-	BLT four
+	SUBS $16, R1, R1
+	BLT few
 
-// a turn: 2 vector instructions, 4 loads and stores, 3 others
-eight:
+// a turn: 4 vector instructions, 8 loads and stores, 3 others
+wide:
 	WORD $0x3dc00001 // ldr q1, [x0]
 	WORD $0x3dc00402 // ldr q2, [x0, #16]
-	WORD $0x6e20dc23 // fmul v3.4s, v1.4s, v0.4s
-	WORD $0x6e20dc44 // fmul v4.4s, v2.4s, v0.4s
-	WORD $0x3d800003 // str q3, [x0]
-	WORD $0x3d800404 // str q4, [x0, #16]
-	ADD $32, R0
-	SUBS $8, R1, R1
-	BGE eight
+	WORD $0x3dc00803 // ldr q3, [x0, #32]
+	WORD $0x3dc00c04 // ldr q4, [x0, #48]
+	WORD $0x6e20dc25 // fmul v5.4s, v1.4s, v0.4s
+	WORD $0x6e20dc46 // fmul v6.4s, v2.4s, v0.4s
+	WORD $0x6e20dc67 // fmul v7.4s, v3.4s, v0.4s
+	WORD $0x6e20dc88 // fmul v8.4s, v4.4s, v0.4s
+	WORD $0x3d800005 // str q5, [x0]
+	WORD $0x3d800406 // str q6, [x0, #16]
+	WORD $0x3d800807 // str q7, [x0, #32]
+	WORD $0x3d800c08 // str q8, [x0, #48]
+	ADD $64, R0
+	SUBS $16, R1, R1
+	BGE wide
 
-four:
-	ADDS $4, R1, R1
+few:
+	ADDS $12, R1, R1
 	BLT rest
-	WORD $0x3dc00005 // ldr q5, [x0]
-	WORD $0x6e20dca6 // fmul v6.4s, v5.4s, v0.4s
-	WORD $0x3d800006 // str q6, [x0]
+
+// a turn: 1 vector instructions, 2 loads and stores, 3 others
+four:
+	WORD $0x3dc00009 // ldr q9, [x0]
+	WORD $0x6e20dd2a // fmul v10.4s, v9.4s, v0.4s
+	WORD $0x3d80000a // str q10, [x0]
 	ADD $16, R0
-	SUB $4, R1
+	SUBS $4, R1, R1
+	BGE four
 
 rest:
 	ADDS $4, R1, R1
@@ -614,9 +668,9 @@ rest:
 
 // a turn: 1 vector instructions, 2 loads and stores, 3 others
 one:
-	WORD $0xbd400007 // ldr s7, [x0]
-	WORD $0x6e20dce8 // fmul v8.4s, v7.4s, v0.4s
-	WORD $0xbd000008 // str s8, [x0]
+	WORD $0xbd40000b // ldr s11, [x0]
+	WORD $0x6e20dd6c // fmul v12.4s, v11.4s, v0.4s
+	WORD $0xbd00000c // str s12, [x0]
 	ADD $4, R0
 	SUBS $1, R1, R1
 	BNE one
@@ -642,10 +696,10 @@ TEXT ·gradExpNEON(SB), NOSPLIT, $0-32
 	MOVWU scale+28(FP), R14
 	WORD $0x4e040dc8 // dup v8.4s, w14
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 48 vector instructions, 14 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x3dc00029 // ldr q9, [x1]
 	WORD $0x3dc0042a // ldr q10, [x1, #16]
 	WORD $0x4ea7d52b // fsub v11.4s, v9.4s, v7.4s
@@ -711,11 +765,14 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 24 vector instructions, 7 loads and stores, 4 others
+four:
 	WORD $0x3dc00030 // ldr q16, [x1]
 	WORD $0x4ea7d613 // fsub v19.4s, v16.4s, v7.4s
 	WORD $0x4ea4f674 // fmin v20.4s, v19.4s, v4.4s
@@ -749,7 +806,8 @@ four:
 	WORD $0x3d800009 // str q9, [x0]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -809,10 +867,10 @@ TEXT ·actGELUNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD n+16(FP), R2
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 38 vector instructions, 24 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x3dc00026 // ldr q6, [x1]
 	WORD $0x3dc00427 // ldr q7, [x1, #16]
 	WORD $0x6e21dcc8 // fmul v8.4s, v6.4s, v1.4s
@@ -878,11 +936,14 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 19 vector instructions, 12 loads and stores, 4 others
+four:
 	WORD $0x3dc00038 // ldr q24, [x1]
 	WORD $0x6e21df19 // fmul v25.4s, v24.4s, v1.4s
 	WORD $0x4ea2f73c // fmin v28.4s, v25.4s, v2.4s
@@ -916,7 +977,8 @@ four:
 	WORD $0x3d800006 // str q6, [x0]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -986,10 +1048,10 @@ TEXT ·gradGELUNEON(SB), NOSPLIT, $0-32
 	MOVD pre+16(FP), R2
 	MOVD n+24(FP), R3
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 88 vector instructions, 38 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc0004f // ldr q15, [x2]
 	WORD $0x3dc00450 // ldr q16, [x2, #16]
 	WORD $0x6e25ddf1 // fmul v17.4s, v15.4s, v5.4s
@@ -1120,11 +1182,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 44 vector instructions, 19 loads and stores, 5 others
+four:
 	WORD $0x3dc00058 // ldr q24, [x2]
 	WORD $0x6e25df1f // fmul v31.4s, v24.4s, v5.4s
 	WORD $0x4ea7f7f7 // fmin v23.4s, v31.4s, v7.4s
@@ -1191,7 +1256,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -1286,10 +1352,10 @@ TEXT ·actGELUTanhNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD n+16(FP), R2
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 56 vector instructions, 16 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x3dc00028 // ldr q8, [x1]
 	WORD $0x3dc00429 // ldr q9, [x1, #16]
 	WORD $0x3dc04dea // ldr q10, [x15, #304]
@@ -1365,11 +1431,14 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 28 vector instructions, 8 loads and stores, 4 others
+four:
 	WORD $0x3dc0002f // ldr q15, [x1]
 	WORD $0x3dc04df9 // ldr q25, [x15, #304]
 	WORD $0x6e2fddf0 // fmul v16.4s, v15.4s, v15.4s
@@ -1408,7 +1477,8 @@ four:
 	WORD $0x3d800019 // str q25, [x0]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -1479,10 +1549,10 @@ TEXT ·gradGELUTanhNEON(SB), NOSPLIT, $0-32
 	MOVD pre+16(FP), R2
 	MOVD n+24(FP), R3
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 72 vector instructions, 20 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc0004b // ldr q11, [x2]
 	WORD $0x3dc0044c // ldr q12, [x2, #16]
 	WORD $0x3dc04ded // ldr q13, [x15, #304]
@@ -1579,11 +1649,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 36 vector instructions, 10 loads and stores, 5 others
+four:
 	WORD $0x3dc0004c // ldr q12, [x2]
 	WORD $0x3dc04dff // ldr q31, [x15, #304]
 	WORD $0x6e2cdd98 // fmul v24.4s, v12.4s, v12.4s
@@ -1633,7 +1706,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -1712,10 +1786,10 @@ TEXT ·gatedGELUTanhNEON(SB), NOSPLIT, $0-32
 	MOVD up+16(FP), R2
 	MOVD n+24(FP), R3
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 58 vector instructions, 18 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc00028 // ldr q8, [x1]
 	WORD $0x3dc00429 // ldr q9, [x1, #16]
 	WORD $0x3dc04dea // ldr q10, [x15, #304]
@@ -1796,11 +1870,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 29 vector instructions, 9 loads and stores, 5 others
+four:
 	WORD $0x3dc00031 // ldr q17, [x1]
 	WORD $0x3dc04df5 // ldr q21, [x15, #304]
 	WORD $0x6e31de3c // fmul v28.4s, v17.4s, v17.4s
@@ -1842,7 +1919,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -1918,10 +1996,10 @@ TEXT ·gatedGradGELUTanhNEON(SB), NOSPLIT, $0-48
 	MOVD up+32(FP), R4
 	MOVD n+40(FP), R5
 	SUBS $8, R5, R5
-	BLT four
+	BLT few
 
 // a turn: 78 vector instructions, 24 loads and stores, 7 others
-eight:
+wide:
 	WORD $0x3dc0006b // ldr q11, [x3]
 	WORD $0x3dc0046c // ldr q12, [x3, #16]
 	WORD $0x3dc04ded // ldr q13, [x15, #304]
@@ -2030,11 +2108,14 @@ eight:
 	ADD $32, R3
 	ADD $32, R4
 	SUBS $8, R5, R5
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R5, R5
 	BLT rest
+
+// a turn: 39 vector instructions, 12 loads and stores, 7 others
+four:
 	WORD $0x3dc0006d // ldr q13, [x3]
 	WORD $0x3dc04df5 // ldr q21, [x15, #304]
 	WORD $0x6e2dddb6 // fmul v22.4s, v13.4s, v13.4s
@@ -2091,7 +2172,8 @@ four:
 	ADD $16, R2
 	ADD $16, R3
 	ADD $16, R4
-	SUB $4, R5
+	SUBS $4, R5, R5
+	BGE four
 
 rest:
 	ADDS $4, R5, R5
@@ -2169,10 +2251,10 @@ TEXT ·actReLUNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD n+16(FP), R2
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 2 vector instructions, 4 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x3dc00021 // ldr q1, [x1]
 	WORD $0x3dc00422 // ldr q2, [x1, #16]
 	WORD $0x4e20f423 // fmax v3.4s, v1.4s, v0.4s
@@ -2182,17 +2264,21 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 1 vector instructions, 2 loads and stores, 4 others
+four:
 	WORD $0x3dc00025 // ldr q5, [x1]
 	WORD $0x4e20f4a6 // fmax v6.4s, v5.4s, v0.4s
 	WORD $0x3d800006 // str q6, [x0]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -2218,10 +2304,10 @@ TEXT ·gradReLUNEON(SB), NOSPLIT, $0-32
 	MOVD pre+16(FP), R2
 	MOVD n+24(FP), R3
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 4 vector instructions, 6 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc00020 // ldr q0, [x1]
 	WORD $0x3dc00421 // ldr q1, [x1, #16]
 	WORD $0x3dc00042 // ldr q2, [x2]
@@ -2236,11 +2322,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 2 vector instructions, 3 loads and stores, 5 others
+four:
 	WORD $0x3dc00028 // ldr q8, [x1]
 	WORD $0x3dc00049 // ldr q9, [x2]
 	WORD $0x6ea0d92a // fcmle v10.4s, v9.4s, #0.0
@@ -2249,7 +2338,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -2285,10 +2375,10 @@ TEXT ·actSiLUNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD n+16(FP), R2
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 52 vector instructions, 14 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x3dc00027 // ldr q7, [x1]
 	WORD $0x3dc00428 // ldr q8, [x1, #16]
 	WORD $0x6ea0f8e9 // fneg v9.4s, v7.4s
@@ -2358,11 +2448,14 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 26 vector instructions, 7 loads and stores, 4 others
+four:
 	WORD $0x3dc00030 // ldr q16, [x1]
 	WORD $0x6ea0fa09 // fneg v9.4s, v16.4s
 	WORD $0x4ea4f533 // fmin v19.4s, v9.4s, v4.4s
@@ -2398,7 +2491,8 @@ four:
 	WORD $0x3d800012 // str q18, [x0]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -2462,10 +2556,10 @@ TEXT ·gradSiLUNEON(SB), NOSPLIT, $0-32
 	MOVD pre+16(FP), R2
 	MOVD n+24(FP), R3
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 58 vector instructions, 18 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc00047 // ldr q7, [x2]
 	WORD $0x3dc00448 // ldr q8, [x2, #16]
 	WORD $0x6ea0f8e9 // fneg v9.4s, v7.4s
@@ -2546,11 +2640,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 29 vector instructions, 9 loads and stores, 5 others
+four:
 	WORD $0x3dc00057 // ldr q23, [x2]
 	WORD $0x6ea0faf8 // fneg v24.4s, v23.4s
 	WORD $0x4ea4f719 // fmin v25.4s, v24.4s, v4.4s
@@ -2592,7 +2689,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -2662,10 +2760,10 @@ TEXT ·gatedSiLUNEON(SB), NOSPLIT, $0-32
 	MOVD up+16(FP), R2
 	MOVD n+24(FP), R3
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 54 vector instructions, 16 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc00027 // ldr q7, [x1]
 	WORD $0x3dc00428 // ldr q8, [x1, #16]
 	WORD $0x6ea0f8e9 // fneg v9.4s, v7.4s
@@ -2740,11 +2838,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 27 vector instructions, 8 loads and stores, 5 others
+four:
 	WORD $0x3dc0002c // ldr q12, [x1]
 	WORD $0x6ea0f98b // fneg v11.4s, v12.4s
 	WORD $0x4ea4f56f // fmin v15.4s, v11.4s, v4.4s
@@ -2783,7 +2884,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -2852,10 +2954,10 @@ TEXT ·gatedGradSiLUNEON(SB), NOSPLIT, $0-48
 	MOVD up+32(FP), R4
 	MOVD n+40(FP), R5
 	SUBS $8, R5, R5
-	BLT four
+	BLT few
 
 // a turn: 64 vector instructions, 22 loads and stores, 7 others
-eight:
+wide:
 	WORD $0x3dc00067 // ldr q7, [x3]
 	WORD $0x3dc00468 // ldr q8, [x3, #16]
 	WORD $0x6ea0f8e9 // fneg v9.4s, v7.4s
@@ -2948,11 +3050,14 @@ eight:
 	ADD $32, R3
 	ADD $32, R4
 	SUBS $8, R5, R5
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R5, R5
 	BLT rest
+
+// a turn: 32 vector instructions, 11 loads and stores, 7 others
+four:
 	WORD $0x3dc0007c // ldr q28, [x3]
 	WORD $0x6ea0fb9e // fneg v30.4s, v28.4s
 	WORD $0x4ea4f7cd // fmin v13.4s, v30.4s, v4.4s
@@ -3001,7 +3106,8 @@ four:
 	ADD $16, R2
 	ADD $16, R3
 	ADD $16, R4
-	SUB $4, R5
+	SUBS $4, R5, R5
+	BGE four
 
 rest:
 	ADDS $4, R5, R5
@@ -3081,10 +3187,10 @@ TEXT ·actTanhNEON(SB), NOSPLIT, $0-24
 	MOVD src+8(FP), R1
 	MOVD n+16(FP), R2
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 78 vector instructions, 22 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x3dc0002b // ldr q11, [x1]
 	WORD $0x3dc0042c // ldr q12, [x1, #16]
 	WORD $0x4ea0f96d // fabs v13.4s, v11.4s
@@ -3188,11 +3294,14 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 39 vector instructions, 11 loads and stores, 4 others
+four:
 	WORD $0x3dc00038 // ldr q24, [x1]
 	WORD $0x4ea0fb1f // fabs v31.4s, v24.4s
 	WORD $0x6e38df10 // fmul v16.4s, v24.4s, v24.4s
@@ -3245,7 +3354,8 @@ four:
 	WORD $0x3d800015 // str q21, [x0]
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -3330,10 +3440,10 @@ TEXT ·gradTanhNEON(SB), NOSPLIT, $0-32
 	MOVD pre+16(FP), R2
 	MOVD n+24(FP), R3
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 82 vector instructions, 26 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc0004b // ldr q11, [x2]
 	WORD $0x3dc0044c // ldr q12, [x2, #16]
 	WORD $0x4ea0f96d // fabs v13.4s, v11.4s
@@ -3446,11 +3556,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 41 vector instructions, 13 loads and stores, 5 others
+four:
 	WORD $0x3dc0005a // ldr q26, [x2]
 	WORD $0x4ea0fb4b // fabs v11.4s, v26.4s
 	WORD $0x6e3adf4c // fmul v12.4s, v26.4s, v26.4s
@@ -3508,7 +3621,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -4650,46 +4764,70 @@ TEXT ·dotNEON(SB), NOSPLIT, $0-32
 	WORD $0x4f000401 // movi v1.4s, #0x0
 	WORD $0x4f000402 // movi v2.4s, #0x0
 	WORD $0x4f000403 // movi v3.4s, #0x0
-	SUBS $8, R2, R2
-	BLT four
+	WORD $0x4f000404 // movi v4.4s, #0x0
+	WORD $0x4f000405 // movi v5.4s, #0x0
+	WORD $0x4f000406 // movi v6.4s, #0x0
+	WORD $0x4f000407 // movi v7.4s, #0x0
+	SUBS $16, R2, R2
+	BLT few
 
-// a turn: 12 vector instructions, 4 loads and stores, 4 others
-eight:
-	WORD $0x3dc00004 // ldr q4, [x0]
-	WORD $0x3dc00405 // ldr q5, [x0, #16]
-	WORD $0x0e617886 // fcvtl v6.2d, v4.2s
-	WORD $0x0e6178a7 // fcvtl v7.2d, v5.2s
-	WORD $0x4e617888 // fcvtl2 v8.2d, v4.4s
-	WORD $0x4e6178a9 // fcvtl2 v9.2d, v5.4s
-	WORD $0x3dc0002a // ldr q10, [x1]
-	WORD $0x3dc0042b // ldr q11, [x1, #16]
-	WORD $0x0e61794c // fcvtl v12.2d, v10.2s
-	WORD $0x0e61796d // fcvtl v13.2d, v11.2s
-	WORD $0x4e61794e // fcvtl2 v14.2d, v10.4s
-	WORD $0x4e61796f // fcvtl2 v15.2d, v11.4s
-	WORD $0x4e6cccc0 // fmla v0.2d, v6.2d, v12.2d
-	WORD $0x4e6dcce1 // fmla v1.2d, v7.2d, v13.2d
-	WORD $0x4e6ecd02 // fmla v2.2d, v8.2d, v14.2d
-	WORD $0x4e6fcd23 // fmla v3.2d, v9.2d, v15.2d
-	ADD $32, R0
-	ADD $32, R1
-	SUBS $8, R2, R2
-	BGE eight
+// a turn: 24 vector instructions, 8 loads and stores, 4 others
+wide:
+	WORD $0x3dc00008 // ldr q8, [x0]
+	WORD $0x3dc00409 // ldr q9, [x0, #16]
+	WORD $0x3dc0080a // ldr q10, [x0, #32]
+	WORD $0x3dc00c0b // ldr q11, [x0, #48]
+	WORD $0x0e61790c // fcvtl v12.2d, v8.2s
+	WORD $0x0e61792d // fcvtl v13.2d, v9.2s
+	WORD $0x0e61794e // fcvtl v14.2d, v10.2s
+	WORD $0x0e61796f // fcvtl v15.2d, v11.2s
+	WORD $0x4e617910 // fcvtl2 v16.2d, v8.4s
+	WORD $0x4e617931 // fcvtl2 v17.2d, v9.4s
+	WORD $0x4e617952 // fcvtl2 v18.2d, v10.4s
+	WORD $0x4e617973 // fcvtl2 v19.2d, v11.4s
+	WORD $0x3dc00034 // ldr q20, [x1]
+	WORD $0x3dc00435 // ldr q21, [x1, #16]
+	WORD $0x3dc00836 // ldr q22, [x1, #32]
+	WORD $0x3dc00c37 // ldr q23, [x1, #48]
+	WORD $0x0e617a98 // fcvtl v24.2d, v20.2s
+	WORD $0x0e617ab9 // fcvtl v25.2d, v21.2s
+	WORD $0x0e617ada // fcvtl v26.2d, v22.2s
+	WORD $0x0e617afb // fcvtl v27.2d, v23.2s
+	WORD $0x4e617a9c // fcvtl2 v28.2d, v20.4s
+	WORD $0x4e617abd // fcvtl2 v29.2d, v21.4s
+	WORD $0x4e617ade // fcvtl2 v30.2d, v22.4s
+	WORD $0x4e617aff // fcvtl2 v31.2d, v23.4s
+	WORD $0x4e78cd80 // fmla v0.2d, v12.2d, v24.2d
+	WORD $0x4e79cda1 // fmla v1.2d, v13.2d, v25.2d
+	WORD $0x4e7acdc2 // fmla v2.2d, v14.2d, v26.2d
+	WORD $0x4e7bcde3 // fmla v3.2d, v15.2d, v27.2d
+	WORD $0x4e7cce04 // fmla v4.2d, v16.2d, v28.2d
+	WORD $0x4e7dce25 // fmla v5.2d, v17.2d, v29.2d
+	WORD $0x4e7ece46 // fmla v6.2d, v18.2d, v30.2d
+	WORD $0x4e7fce67 // fmla v7.2d, v19.2d, v31.2d
+	ADD $64, R0
+	ADD $64, R1
+	SUBS $16, R2, R2
+	BGE wide
 
-four:
-	ADDS $4, R2, R2
+few:
+	ADDS $12, R2, R2
 	BLT rest
-	WORD $0x3dc00010 // ldr q16, [x0]
-	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
-	WORD $0x4e617a12 // fcvtl2 v18.2d, v16.4s
-	WORD $0x3dc00033 // ldr q19, [x1]
-	WORD $0x0e617a74 // fcvtl v20.2d, v19.2s
-	WORD $0x4e617a75 // fcvtl2 v21.2d, v19.4s
-	WORD $0x4e74ce20 // fmla v0.2d, v17.2d, v20.2d
-	WORD $0x4e75ce42 // fmla v2.2d, v18.2d, v21.2d
+
+// a turn: 6 vector instructions, 2 loads and stores, 4 others
+four:
+	WORD $0x3dc00008 // ldr q8, [x0]
+	WORD $0x0e617909 // fcvtl v9.2d, v8.2s
+	WORD $0x4e61790a // fcvtl2 v10.2d, v8.4s
+	WORD $0x3dc0002b // ldr q11, [x1]
+	WORD $0x0e617974 // fcvtl v20.2d, v11.2s
+	WORD $0x4e617975 // fcvtl2 v21.2d, v11.4s
+	WORD $0x4e74cd20 // fmla v0.2d, v9.2d, v20.2d
+	WORD $0x4e75cd44 // fmla v4.2d, v10.2d, v21.2d
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -4699,18 +4837,22 @@ rest:
 one:
 	WORD $0xbd400016 // ldr s22, [x0]
 	WORD $0x0e617ad7 // fcvtl v23.2d, v22.2s
-	WORD $0x4e617ad8 // fcvtl2 v24.2d, v22.4s
-	WORD $0xbd400039 // ldr s25, [x1]
-	WORD $0x0e617b3a // fcvtl v26.2d, v25.2s
-	WORD $0x4e617b3b // fcvtl2 v27.2d, v25.4s
-	WORD $0x4e7acee0 // fmla v0.2d, v23.2d, v26.2d
-	WORD $0x4e7bcf02 // fmla v2.2d, v24.2d, v27.2d
+	WORD $0x4e617acc // fcvtl2 v12.2d, v22.4s
+	WORD $0xbd400038 // ldr s24, [x1]
+	WORD $0x0e617b0d // fcvtl v13.2d, v24.2s
+	WORD $0x4e617b19 // fcvtl2 v25.2d, v24.4s
+	WORD $0x4e6dcee0 // fmla v0.2d, v23.2d, v13.2d
+	WORD $0x4e79cd84 // fmla v4.2d, v12.2d, v25.2d
 	ADD $4, R0
 	ADD $4, R1
 	SUBS $1, R2, R2
 	BNE one
 
 end:
+	WORD $0x4e64d400 // fadd v0.2d, v0.2d, v4.2d
+	WORD $0x4e65d421 // fadd v1.2d, v1.2d, v5.2d
+	WORD $0x4e66d442 // fadd v2.2d, v2.2d, v6.2d
+	WORD $0x4e67d463 // fadd v3.2d, v3.2d, v7.2d
 	WORD $0x4e62d400 // fadd v0.2d, v0.2d, v2.2d
 	WORD $0x4e63d421 // fadd v1.2d, v1.2d, v3.2d
 	WORD $0x4e61d400 // fadd v0.2d, v0.2d, v1.2d
@@ -4726,35 +4868,53 @@ TEXT ·sumNEON(SB), NOSPLIT, $0-24
 	WORD $0x4f000401 // movi v1.4s, #0x0
 	WORD $0x4f000402 // movi v2.4s, #0x0
 	WORD $0x4f000403 // movi v3.4s, #0x0
-	SUBS $8, R1, R1
-	BLT four
+	WORD $0x4f000404 // movi v4.4s, #0x0
+	WORD $0x4f000405 // movi v5.4s, #0x0
+	WORD $0x4f000406 // movi v6.4s, #0x0
+	WORD $0x4f000407 // movi v7.4s, #0x0
+	SUBS $16, R1, R1
+	BLT few
 
-// a turn: 8 vector instructions, 2 loads and stores, 3 others
-eight:
-	WORD $0x3dc00004 // ldr q4, [x0]
-	WORD $0x3dc00405 // ldr q5, [x0, #16]
-	WORD $0x0e617886 // fcvtl v6.2d, v4.2s
-	WORD $0x0e6178a7 // fcvtl v7.2d, v5.2s
-	WORD $0x4e617888 // fcvtl2 v8.2d, v4.4s
-	WORD $0x4e6178a9 // fcvtl2 v9.2d, v5.4s
-	WORD $0x4e66d400 // fadd v0.2d, v0.2d, v6.2d
-	WORD $0x4e67d421 // fadd v1.2d, v1.2d, v7.2d
-	WORD $0x4e68d442 // fadd v2.2d, v2.2d, v8.2d
-	WORD $0x4e69d463 // fadd v3.2d, v3.2d, v9.2d
-	ADD $32, R0
-	SUBS $8, R1, R1
-	BGE eight
+// a turn: 16 vector instructions, 4 loads and stores, 3 others
+wide:
+	WORD $0x3dc00008 // ldr q8, [x0]
+	WORD $0x3dc00409 // ldr q9, [x0, #16]
+	WORD $0x3dc0080a // ldr q10, [x0, #32]
+	WORD $0x3dc00c0b // ldr q11, [x0, #48]
+	WORD $0x0e61790c // fcvtl v12.2d, v8.2s
+	WORD $0x0e61792d // fcvtl v13.2d, v9.2s
+	WORD $0x0e61794e // fcvtl v14.2d, v10.2s
+	WORD $0x0e61796f // fcvtl v15.2d, v11.2s
+	WORD $0x4e617910 // fcvtl2 v16.2d, v8.4s
+	WORD $0x4e617931 // fcvtl2 v17.2d, v9.4s
+	WORD $0x4e617952 // fcvtl2 v18.2d, v10.4s
+	WORD $0x4e617973 // fcvtl2 v19.2d, v11.4s
+	WORD $0x4e6cd400 // fadd v0.2d, v0.2d, v12.2d
+	WORD $0x4e6dd421 // fadd v1.2d, v1.2d, v13.2d
+	WORD $0x4e6ed442 // fadd v2.2d, v2.2d, v14.2d
+	WORD $0x4e6fd463 // fadd v3.2d, v3.2d, v15.2d
+	WORD $0x4e70d484 // fadd v4.2d, v4.2d, v16.2d
+	WORD $0x4e71d4a5 // fadd v5.2d, v5.2d, v17.2d
+	WORD $0x4e72d4c6 // fadd v6.2d, v6.2d, v18.2d
+	WORD $0x4e73d4e7 // fadd v7.2d, v7.2d, v19.2d
+	ADD $64, R0
+	SUBS $16, R1, R1
+	BGE wide
 
-four:
-	ADDS $4, R1, R1
+few:
+	ADDS $12, R1, R1
 	BLT rest
-	WORD $0x3dc0000a // ldr q10, [x0]
-	WORD $0x0e61794b // fcvtl v11.2d, v10.2s
-	WORD $0x4e61794c // fcvtl2 v12.2d, v10.4s
-	WORD $0x4e6bd400 // fadd v0.2d, v0.2d, v11.2d
-	WORD $0x4e6cd442 // fadd v2.2d, v2.2d, v12.2d
+
+// a turn: 4 vector instructions, 1 loads and stores, 3 others
+four:
+	WORD $0x3dc00014 // ldr q20, [x0]
+	WORD $0x0e617a95 // fcvtl v21.2d, v20.2s
+	WORD $0x4e617a96 // fcvtl2 v22.2d, v20.4s
+	WORD $0x4e75d400 // fadd v0.2d, v0.2d, v21.2d
+	WORD $0x4e76d484 // fadd v4.2d, v4.2d, v22.2d
 	ADD $16, R0
-	SUB $4, R1
+	SUBS $4, R1, R1
+	BGE four
 
 rest:
 	ADDS $4, R1, R1
@@ -4762,16 +4922,20 @@ rest:
 
 // a turn: 4 vector instructions, 1 loads and stores, 3 others
 one:
-	WORD $0xbd40000d // ldr s13, [x0]
-	WORD $0x0e6179ae // fcvtl v14.2d, v13.2s
-	WORD $0x4e6179af // fcvtl2 v15.2d, v13.4s
-	WORD $0x4e6ed400 // fadd v0.2d, v0.2d, v14.2d
-	WORD $0x4e6fd442 // fadd v2.2d, v2.2d, v15.2d
+	WORD $0xbd400017 // ldr s23, [x0]
+	WORD $0x0e617af8 // fcvtl v24.2d, v23.2s
+	WORD $0x4e617af9 // fcvtl2 v25.2d, v23.4s
+	WORD $0x4e78d400 // fadd v0.2d, v0.2d, v24.2d
+	WORD $0x4e79d484 // fadd v4.2d, v4.2d, v25.2d
 	ADD $4, R0
 	SUBS $1, R1, R1
 	BNE one
 
 end:
+	WORD $0x4e64d400 // fadd v0.2d, v0.2d, v4.2d
+	WORD $0x4e65d421 // fadd v1.2d, v1.2d, v5.2d
+	WORD $0x4e66d442 // fadd v2.2d, v2.2d, v6.2d
+	WORD $0x4e67d463 // fadd v3.2d, v3.2d, v7.2d
 	WORD $0x4e62d400 // fadd v0.2d, v0.2d, v2.2d
 	WORD $0x4e63d421 // fadd v1.2d, v1.2d, v3.2d
 	WORD $0x4e61d400 // fadd v0.2d, v0.2d, v1.2d
@@ -4789,44 +4953,66 @@ TEXT ·centredNEON(SB), NOSPLIT, $0-32
 	WORD $0x4f000402 // movi v2.4s, #0x0
 	WORD $0x4f000403 // movi v3.4s, #0x0
 	WORD $0x4f000404 // movi v4.4s, #0x0
+	WORD $0x4f000405 // movi v5.4s, #0x0
+	WORD $0x4f000406 // movi v6.4s, #0x0
+	WORD $0x4f000407 // movi v7.4s, #0x0
+	WORD $0x4f000408 // movi v8.4s, #0x0
 	MOVWU mean+16(FP), R14
-	WORD $0x4e040dc5 // dup v5.4s, w14
-	WORD $0x0e6178a6 // fcvtl v6.2d, v5.2s
-	SUBS $8, R1, R1
-	BLT four
+	WORD $0x4e040dc9 // dup v9.4s, w14
+	WORD $0x0e61792a // fcvtl v10.2d, v9.2s
+	SUBS $16, R1, R1
+	BLT few
 
-// a turn: 12 vector instructions, 2 loads and stores, 3 others
-eight:
-	WORD $0x3dc00007 // ldr q7, [x0]
-	WORD $0x3dc00408 // ldr q8, [x0, #16]
-	WORD $0x0e6178e9 // fcvtl v9.2d, v7.2s
-	WORD $0x0e61790a // fcvtl v10.2d, v8.2s
-	WORD $0x4e6178eb // fcvtl2 v11.2d, v7.4s
-	WORD $0x4e61790c // fcvtl2 v12.2d, v8.4s
-	WORD $0x4ee6d52d // fsub v13.2d, v9.2d, v6.2d
-	WORD $0x4ee6d54e // fsub v14.2d, v10.2d, v6.2d
-	WORD $0x4ee6d56f // fsub v15.2d, v11.2d, v6.2d
-	WORD $0x4ee6d590 // fsub v16.2d, v12.2d, v6.2d
-	WORD $0x4e6fcde3 // fmla v3.2d, v15.2d, v15.2d
-	WORD $0x4e70ce04 // fmla v4.2d, v16.2d, v16.2d
-	WORD $0x4e6dcda1 // fmla v1.2d, v13.2d, v13.2d
-	WORD $0x4e6ecdc2 // fmla v2.2d, v14.2d, v14.2d
-	ADD $32, R0
-	SUBS $8, R1, R1
-	BGE eight
+// a turn: 24 vector instructions, 4 loads and stores, 3 others
+wide:
+	WORD $0x3dc0000b // ldr q11, [x0]
+	WORD $0x3dc0040c // ldr q12, [x0, #16]
+	WORD $0x3dc0080d // ldr q13, [x0, #32]
+	WORD $0x3dc00c0e // ldr q14, [x0, #48]
+	WORD $0x0e61796f // fcvtl v15.2d, v11.2s
+	WORD $0x0e617990 // fcvtl v16.2d, v12.2s
+	WORD $0x0e6179b1 // fcvtl v17.2d, v13.2s
+	WORD $0x0e6179d2 // fcvtl v18.2d, v14.2s
+	WORD $0x4e617973 // fcvtl2 v19.2d, v11.4s
+	WORD $0x4e617994 // fcvtl2 v20.2d, v12.4s
+	WORD $0x4e6179b5 // fcvtl2 v21.2d, v13.4s
+	WORD $0x4e6179d6 // fcvtl2 v22.2d, v14.4s
+	WORD $0x4eead5f7 // fsub v23.2d, v15.2d, v10.2d
+	WORD $0x4eead618 // fsub v24.2d, v16.2d, v10.2d
+	WORD $0x4eead639 // fsub v25.2d, v17.2d, v10.2d
+	WORD $0x4eead65a // fsub v26.2d, v18.2d, v10.2d
+	WORD $0x4eead67b // fsub v27.2d, v19.2d, v10.2d
+	WORD $0x4eead69c // fsub v28.2d, v20.2d, v10.2d
+	WORD $0x4eead6bd // fsub v29.2d, v21.2d, v10.2d
+	WORD $0x4eead6de // fsub v30.2d, v22.2d, v10.2d
+	WORD $0x4e7bcf65 // fmla v5.2d, v27.2d, v27.2d
+	WORD $0x4e7ccf86 // fmla v6.2d, v28.2d, v28.2d
+	WORD $0x4e7dcfa7 // fmla v7.2d, v29.2d, v29.2d
+	WORD $0x4e7ecfc8 // fmla v8.2d, v30.2d, v30.2d
+	WORD $0x4e77cee1 // fmla v1.2d, v23.2d, v23.2d
+	WORD $0x4e78cf02 // fmla v2.2d, v24.2d, v24.2d
+	WORD $0x4e79cf23 // fmla v3.2d, v25.2d, v25.2d
+	WORD $0x4e7acf44 // fmla v4.2d, v26.2d, v26.2d
+	ADD $64, R0
+	SUBS $16, R1, R1
+	BGE wide
 
-four:
-	ADDS $4, R1, R1
+few:
+	ADDS $12, R1, R1
 	BLT rest
-	WORD $0x3dc00011 // ldr q17, [x0]
-	WORD $0x0e617a32 // fcvtl v18.2d, v17.2s
-	WORD $0x4e617a33 // fcvtl2 v19.2d, v17.4s
-	WORD $0x4ee6d654 // fsub v20.2d, v18.2d, v6.2d
-	WORD $0x4ee6d675 // fsub v21.2d, v19.2d, v6.2d
-	WORD $0x4e75cea3 // fmla v3.2d, v21.2d, v21.2d
-	WORD $0x4e74ce81 // fmla v1.2d, v20.2d, v20.2d
+
+// a turn: 6 vector instructions, 1 loads and stores, 3 others
+four:
+	WORD $0x3dc0001f // ldr q31, [x0]
+	WORD $0x0e617beb // fcvtl v11.2d, v31.2s
+	WORD $0x4e617bec // fcvtl2 v12.2d, v31.4s
+	WORD $0x4eead56d // fsub v13.2d, v11.2d, v10.2d
+	WORD $0x4eead58e // fsub v14.2d, v12.2d, v10.2d
+	WORD $0x4e6ecdc5 // fmla v5.2d, v14.2d, v14.2d
+	WORD $0x4e6dcda1 // fmla v1.2d, v13.2d, v13.2d
 	ADD $16, R0
-	SUB $4, R1
+	SUBS $4, R1, R1
+	BGE four
 
 rest:
 	ADDS $4, R1, R1
@@ -4834,17 +5020,21 @@ rest:
 
 // a turn: 5 vector instructions, 1 loads and stores, 3 others
 one:
-	WORD $0xbd400016 // ldr s22, [x0]
-	WORD $0x0e617ad7 // fcvtl v23.2d, v22.2s
-	WORD $0x4e617ad8 // fcvtl2 v24.2d, v22.4s
-	WORD $0x4ee6d6f9 // fsub v25.2d, v23.2d, v6.2d
-	WORD $0x4e201f3a // and v26.16b, v25.16b, v0.16b
-	WORD $0x4e7acf41 // fmla v1.2d, v26.2d, v26.2d
+	WORD $0xbd40000f // ldr s15, [x0]
+	WORD $0x0e6179f0 // fcvtl v16.2d, v15.2s
+	WORD $0x4e6179f1 // fcvtl2 v17.2d, v15.4s
+	WORD $0x4eead612 // fsub v18.2d, v16.2d, v10.2d
+	WORD $0x4e201e53 // and v19.16b, v18.16b, v0.16b
+	WORD $0x4e73ce61 // fmla v1.2d, v19.2d, v19.2d
 	ADD $4, R0
 	SUBS $1, R1, R1
 	BNE one
 
 end:
+	WORD $0x4e65d421 // fadd v1.2d, v1.2d, v5.2d
+	WORD $0x4e66d442 // fadd v2.2d, v2.2d, v6.2d
+	WORD $0x4e67d463 // fadd v3.2d, v3.2d, v7.2d
+	WORD $0x4e68d484 // fadd v4.2d, v4.2d, v8.2d
 	WORD $0x4e63d421 // fadd v1.2d, v1.2d, v3.2d
 	WORD $0x4e64d442 // fadd v2.2d, v2.2d, v4.2d
 	WORD $0x4e62d421 // fadd v1.2d, v1.2d, v2.2d
@@ -4858,29 +5048,41 @@ TEXT ·maxAbsNEON(SB), NOSPLIT, $0-20
 	MOVD n+8(FP), R1
 	WORD $0x4f000400 // movi v0.4s, #0x0
 	WORD $0x4f000401 // movi v1.4s, #0x0
-	SUBS $8, R1, R1
-	BLT four
+	WORD $0x4f000402 // movi v2.4s, #0x0
+	WORD $0x4f000403 // movi v3.4s, #0x0
+	SUBS $16, R1, R1
+	BLT few
 
-// a turn: 4 vector instructions, 2 loads and stores, 3 others
-eight:
-	WORD $0x3dc00002 // ldr q2, [x0]
-	WORD $0x3dc00403 // ldr q3, [x0, #16]
-	WORD $0x4ea0f844 // fabs v4.4s, v2.4s
-	WORD $0x4ea0f865 // fabs v5.4s, v3.4s
-	WORD $0x4e24f400 // fmax v0.4s, v0.4s, v4.4s
-	WORD $0x4e25f421 // fmax v1.4s, v1.4s, v5.4s
-	ADD $32, R0
-	SUBS $8, R1, R1
-	BGE eight
+// a turn: 8 vector instructions, 4 loads and stores, 3 others
+wide:
+	WORD $0x3dc00004 // ldr q4, [x0]
+	WORD $0x3dc00405 // ldr q5, [x0, #16]
+	WORD $0x3dc00806 // ldr q6, [x0, #32]
+	WORD $0x3dc00c07 // ldr q7, [x0, #48]
+	WORD $0x4ea0f888 // fabs v8.4s, v4.4s
+	WORD $0x4ea0f8a9 // fabs v9.4s, v5.4s
+	WORD $0x4ea0f8ca // fabs v10.4s, v6.4s
+	WORD $0x4ea0f8eb // fabs v11.4s, v7.4s
+	WORD $0x4e28f400 // fmax v0.4s, v0.4s, v8.4s
+	WORD $0x4e29f421 // fmax v1.4s, v1.4s, v9.4s
+	WORD $0x4e2af442 // fmax v2.4s, v2.4s, v10.4s
+	WORD $0x4e2bf463 // fmax v3.4s, v3.4s, v11.4s
+	ADD $64, R0
+	SUBS $16, R1, R1
+	BGE wide
 
-four:
-	ADDS $4, R1, R1
+few:
+	ADDS $12, R1, R1
 	BLT rest
-	WORD $0x3dc00006 // ldr q6, [x0]
-	WORD $0x4ea0f8c7 // fabs v7.4s, v6.4s
-	WORD $0x4e27f400 // fmax v0.4s, v0.4s, v7.4s
+
+// a turn: 2 vector instructions, 1 loads and stores, 3 others
+four:
+	WORD $0x3dc0000c // ldr q12, [x0]
+	WORD $0x4ea0f98d // fabs v13.4s, v12.4s
+	WORD $0x4e2df400 // fmax v0.4s, v0.4s, v13.4s
 	ADD $16, R0
-	SUB $4, R1
+	SUBS $4, R1, R1
+	BGE four
 
 rest:
 	ADDS $4, R1, R1
@@ -4888,17 +5090,19 @@ rest:
 
 // a turn: 2 vector instructions, 1 loads and stores, 3 others
 one:
-	WORD $0x4d40c808 // ld1r {v8.4s}, [x0]
-	WORD $0x4ea0f909 // fabs v9.4s, v8.4s
-	WORD $0x4e29f400 // fmax v0.4s, v0.4s, v9.4s
+	WORD $0x4d40c80e // ld1r {v14.4s}, [x0]
+	WORD $0x4ea0f9cf // fabs v15.4s, v14.4s
+	WORD $0x4e2ff400 // fmax v0.4s, v0.4s, v15.4s
 	ADD $4, R0
 	SUBS $1, R1, R1
 	BNE one
 
 end:
-	WORD $0x4e21f40a // fmax v10.4s, v0.4s, v1.4s
-	WORD $0x6e30f94a // fmaxv s10, v10.4s
-	FMOVS F10, ret+16(FP)
+	WORD $0x4e22f400 // fmax v0.4s, v0.4s, v2.4s
+	WORD $0x4e23f421 // fmax v1.4s, v1.4s, v3.4s
+	WORD $0x4e21f400 // fmax v0.4s, v0.4s, v1.4s
+	WORD $0x6e30f800 // fmaxv s0, v0.4s
+	FMOVS F0, ret+16(FP)
 	RET
 
 // func maxNEON(x *float32, n int) float32
@@ -4909,26 +5113,36 @@ TEXT ·maxNEON(SB), NOSPLIT, $0-20
 	MOVD n+8(FP), R1
 	WORD $0x4ea01c01 // mov v1.16b, v0.16b
 	WORD $0x4ea01c02 // mov v2.16b, v0.16b
-	SUBS $8, R1, R1
-	BLT four
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	SUBS $16, R1, R1
+	BLT few
 
-// a turn: 2 vector instructions, 2 loads and stores, 3 others
-eight:
-	WORD $0x3dc00003 // ldr q3, [x0]
-	WORD $0x3dc00404 // ldr q4, [x0, #16]
-	WORD $0x4e23f421 // fmax v1.4s, v1.4s, v3.4s
-	WORD $0x4e24f442 // fmax v2.4s, v2.4s, v4.4s
-	ADD $32, R0
-	SUBS $8, R1, R1
-	BGE eight
-
-four:
-	ADDS $4, R1, R1
-	BLT rest
+// a turn: 4 vector instructions, 4 loads and stores, 3 others
+wide:
 	WORD $0x3dc00005 // ldr q5, [x0]
+	WORD $0x3dc00406 // ldr q6, [x0, #16]
+	WORD $0x3dc00807 // ldr q7, [x0, #32]
+	WORD $0x3dc00c08 // ldr q8, [x0, #48]
 	WORD $0x4e25f421 // fmax v1.4s, v1.4s, v5.4s
+	WORD $0x4e26f442 // fmax v2.4s, v2.4s, v6.4s
+	WORD $0x4e27f463 // fmax v3.4s, v3.4s, v7.4s
+	WORD $0x4e28f484 // fmax v4.4s, v4.4s, v8.4s
+	ADD $64, R0
+	SUBS $16, R1, R1
+	BGE wide
+
+few:
+	ADDS $12, R1, R1
+	BLT rest
+
+// a turn: 1 vector instructions, 1 loads and stores, 3 others
+four:
+	WORD $0x3dc00009 // ldr q9, [x0]
+	WORD $0x4e29f421 // fmax v1.4s, v1.4s, v9.4s
 	ADD $16, R0
-	SUB $4, R1
+	SUBS $4, R1, R1
+	BGE four
 
 rest:
 	ADDS $4, R1, R1
@@ -4936,16 +5150,18 @@ rest:
 
 // a turn: 1 vector instructions, 1 loads and stores, 3 others
 one:
-	WORD $0x4d40c806 // ld1r {v6.4s}, [x0]
-	WORD $0x4e26f421 // fmax v1.4s, v1.4s, v6.4s
+	WORD $0x4d40c80a // ld1r {v10.4s}, [x0]
+	WORD $0x4e2af421 // fmax v1.4s, v1.4s, v10.4s
 	ADD $4, R0
 	SUBS $1, R1, R1
 	BNE one
 
 end:
-	WORD $0x4e22f427 // fmax v7.4s, v1.4s, v2.4s
-	WORD $0x6e30f8e7 // fmaxv s7, v7.4s
-	FMOVS F7, ret+16(FP)
+	WORD $0x4e23f421 // fmax v1.4s, v1.4s, v3.4s
+	WORD $0x4e24f442 // fmax v2.4s, v2.4s, v4.4s
+	WORD $0x4e22f421 // fmax v1.4s, v1.4s, v2.4s
+	WORD $0x6e30f821 // fmaxv s1, v1.4s
+	FMOVS F1, ret+16(FP)
 	RET
 
 // func expSumNEON(dst, src *float32, n int, scale, bias float32) float32
@@ -4970,10 +5186,10 @@ TEXT ·expSumNEON(SB), NOSPLIT, $0-36
 	WORD $0x4f00040b // movi v11.4s, #0x0
 	WORD $0x4f00040c // movi v12.4s, #0x0
 	SUBS $8, R2, R2
-	BLT four
+	BLT few
 
 // a turn: 50 vector instructions, 14 loads and stores, 4 others
-eight:
+wide:
 	WORD $0x4eaa1d4d // mov v13.16b, v10.16b
 	WORD $0x4eaa1d4e // mov v14.16b, v10.16b
 	WORD $0x3dc0002f // ldr q15, [x1]
@@ -5041,11 +5257,14 @@ eight:
 	ADD $32, R0
 	ADD $32, R1
 	SUBS $8, R2, R2
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R2, R2
 	BLT rest
+
+// a turn: 25 vector instructions, 7 loads and stores, 4 others
+four:
 	WORD $0x4eaa1d58 // mov v24.16b, v10.16b
 	WORD $0x3dc00032 // ldr q18, [x1]
 	WORD $0x4e28ce58 // fmla v24.4s, v18.4s, v8.4s
@@ -5080,7 +5299,8 @@ four:
 	WORD $0x4e38d56b // fadd v11.4s, v11.4s, v24.4s
 	ADD $16, R0
 	ADD $16, R1
-	SUB $4, R2
+	SUBS $4, R2, R2
+	BGE four
 
 rest:
 	ADDS $4, R2, R2
@@ -5127,10 +5347,10 @@ one:
 	BNE one
 
 end:
-	WORD $0x4e2cd57b // fadd v27.4s, v11.4s, v12.4s
+	WORD $0x4e2cd56b // fadd v11.4s, v11.4s, v12.4s
+	WORD $0x6e2bd57b // faddp v27.4s, v11.4s, v11.4s
 	WORD $0x6e3bd770 // faddp v16.4s, v27.4s, v27.4s
-	WORD $0x6e30d60e // faddp v14.4s, v16.4s, v16.4s
-	FMOVS F14, ret+32(FP)
+	FMOVS F16, ret+32(FP)
 	RET
 
 // func normRowNEON(y, x, gamma *float32, n int, mean, rstd float32)
@@ -5144,10 +5364,10 @@ TEXT ·normRowNEON(SB), NOSPLIT, $0-40
 	MOVWU rstd+36(FP), R14
 	WORD $0x4e040dc1 // dup v1.4s, w14
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 6 vector instructions, 6 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc00022 // ldr q2, [x1]
 	WORD $0x3dc00423 // ldr q3, [x1, #16]
 	WORD $0x4ea0d444 // fsub v4.4s, v2.4s, v0.4s
@@ -5164,11 +5384,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 3 vector instructions, 3 loads and stores, 5 others
+four:
 	WORD $0x3dc0002c // ldr q12, [x1]
 	WORD $0x4ea0d58d // fsub v13.4s, v12.4s, v0.4s
 	WORD $0x6e21ddae // fmul v14.4s, v13.4s, v1.4s
@@ -5178,7 +5401,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -5213,10 +5437,10 @@ TEXT ·normRowBetaNEON(SB), NOSPLIT, $0-48
 	WORD $0x4e040dc1 // dup v1.4s, w14
 	MOVD beta+24(FP), R4
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 6 vector instructions, 8 loads and stores, 6 others
-eight:
+wide:
 	WORD $0x3dc00022 // ldr q2, [x1]
 	WORD $0x3dc00423 // ldr q3, [x1, #16]
 	WORD $0x4ea0d444 // fsub v4.4s, v2.4s, v0.4s
@@ -5236,11 +5460,14 @@ eight:
 	ADD $32, R2
 	ADD $32, R4
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 3 vector instructions, 4 loads and stores, 6 others
+four:
 	WORD $0x3dc0002c // ldr q12, [x1]
 	WORD $0x4ea0d58d // fsub v13.4s, v12.4s, v0.4s
 	WORD $0x6e21ddae // fmul v14.4s, v13.4s, v1.4s
@@ -5252,7 +5479,8 @@ four:
 	ADD $16, R1
 	ADD $16, R2
 	ADD $16, R4
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -5296,10 +5524,10 @@ TEXT ·normSumsNEON(SB), NOSPLIT, $0-56
 	WORD $0x4f000408 // movi v8.4s, #0x0
 	WORD $0x4f000409 // movi v9.4s, #0x0
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 22 vector instructions, 6 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc0000a // ldr q10, [x0]
 	WORD $0x3dc0040b // ldr q11, [x0, #16]
 	WORD $0x3dc0004c // ldr q12, [x2]
@@ -5332,11 +5560,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 11 vector instructions, 3 loads and stores, 5 others
+four:
 	WORD $0x3dc0001e // ldr q30, [x0]
 	WORD $0x3dc0005f // ldr q31, [x2]
 	WORD $0x6e3fdfca // fmul v10.4s, v30.4s, v31.4s
@@ -5354,7 +5585,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -5414,10 +5646,10 @@ TEXT ·normGradRowNEON(SB), NOSPLIT, $0-56
 	MOVWU rstd+44(FP), R14
 	WORD $0x4e040dc5 // dup v5.4s, w14
 	SUBS $8, R4, R4
-	BLT four
+	BLT few
 
 // a turn: 12 vector instructions, 8 loads and stores, 6 others
-eight:
+wide:
 	WORD $0x3dc00046 // ldr q6, [x2]
 	WORD $0x3dc00447 // ldr q7, [x2, #16]
 	WORD $0x4ea0d4c8 // fsub v8.4s, v6.4s, v0.4s
@@ -5443,11 +5675,14 @@ eight:
 	ADD $32, R2
 	ADD $32, R3
 	SUBS $8, R4, R4
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R4, R4
 	BLT rest
+
+// a turn: 6 vector instructions, 4 loads and stores, 6 others
+four:
 	WORD $0x3dc00054 // ldr q20, [x2]
 	WORD $0x4ea0d695 // fsub v21.4s, v20.4s, v0.4s
 	WORD $0x6e21deb6 // fmul v22.4s, v21.4s, v1.4s
@@ -5462,7 +5697,8 @@ four:
 	ADD $16, R1
 	ADD $16, R2
 	ADD $16, R3
-	SUB $4, R4
+	SUBS $4, R4, R4
+	BGE four
 
 rest:
 	ADDS $4, R4, R4
@@ -5501,10 +5737,10 @@ TEXT ·normParamsNEON(SB), NOSPLIT, $0-40
 	MOVWU rstd+36(FP), R14
 	WORD $0x4e040dc1 // dup v1.4s, w14
 	SUBS $8, R3, R3
-	BLT four
+	BLT few
 
 // a turn: 6 vector instructions, 8 loads and stores, 5 others
-eight:
+wide:
 	WORD $0x3dc00042 // ldr q2, [x2]
 	WORD $0x3dc00443 // ldr q3, [x2, #16]
 	WORD $0x4ea0d444 // fsub v4.4s, v2.4s, v0.4s
@@ -5523,11 +5759,14 @@ eight:
 	ADD $32, R1
 	ADD $32, R2
 	SUBS $8, R3, R3
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R3, R3
 	BLT rest
+
+// a turn: 3 vector instructions, 4 loads and stores, 5 others
+four:
 	WORD $0x3dc0004c // ldr q12, [x2]
 	WORD $0x4ea0d58d // fsub v13.4s, v12.4s, v0.4s
 	WORD $0x6e21ddae // fmul v14.4s, v13.4s, v1.4s
@@ -5538,7 +5777,8 @@ four:
 	ADD $16, R0
 	ADD $16, R1
 	ADD $16, R2
-	SUB $4, R3
+	SUBS $4, R3, R3
+	BGE four
 
 rest:
 	ADDS $4, R3, R3
@@ -5589,10 +5829,10 @@ TEXT ·adamWNEON(SB), NOSPLIT, $0-48
 	WORD $0x4d40c8a8 // ld1r {v8.4s}, [x5]
 	ADD $4, R5
 	SUBS $8, R4, R4
-	BLT four
+	BLT few
 
 // a turn: 26 vector instructions, 14 loads and stores, 6 others
-eight:
+wide:
 	WORD $0x3dc00029 // ldr q9, [x1]
 	WORD $0x3dc0042a // ldr q10, [x1, #16]
 	WORD $0x6e28dd2b // fmul v11.4s, v9.4s, v8.4s
@@ -5638,11 +5878,14 @@ eight:
 	ADD $32, R2
 	ADD $32, R3
 	SUBS $8, R4, R4
-	BGE eight
+	BGE wide
 
-four:
+few:
 	ADDS $4, R4, R4
 	BLT rest
+
+// a turn: 13 vector instructions, 7 loads and stores, 6 others
+four:
 	WORD $0x3dc0002c // ldr q12, [x1]
 	WORD $0x6e28dd95 // fmul v21.4s, v12.4s, v8.4s
 	WORD $0x6e22deb6 // fmul v22.4s, v21.4s, v2.4s
@@ -5667,7 +5910,8 @@ four:
 	ADD $16, R1
 	ADD $16, R2
 	ADD $16, R3
-	SUB $4, R4
+	SUBS $4, R4, R4
+	BGE four
 
 rest:
 	ADDS $4, R4, R4

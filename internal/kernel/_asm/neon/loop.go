@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // lanes is what the body of a loop knows: the vectors of four that it works on, or that it
 // works on one element, in the low lane of a vector.
@@ -40,52 +43,56 @@ func (l lanes) keep(v vec) vec {
 }
 
 // loop emits a loop over n elements at each of ptrs: eight at a time, then four, then single
-// ones.
-func loop(n gp, ptrs []gp, body func(l lanes)) {
-	pass := func(u, elements int, single bool) {
+// ones. wideLoop, for bodies of few instructions, begins with sixteen.
+func loop(n gp, ptrs []gp, body func(l lanes))     { loopOf(2, n, ptrs, body) }
+func wideLoop(n gp, ptrs []gp, body func(l lanes)) { loopOf(4, n, ptrs, body) }
+
+func loopOf(vectors int, n gp, ptrs []gp, body func(l lanes)) {
+	pass := func(name string, u, elements int, single bool) {
+		label(name)
 		cur.u = u
 		body(lanes{single: single})
 		cur.u = 1
 		for _, p := range ptrs {
 			plain(fmt.Sprintf("ADD $%d, %s", 4*elements, p))
 		}
+		plain(fmt.Sprintf("SUBS $%d, %s, %s", elements, n, n))
 	}
-	plain(fmt.Sprintf("SUBS $8, %s, %s", n, n))
-	plain("BLT four")
-	label("eight")
-	pass(2, 8, false)
-	plain(fmt.Sprintf("SUBS $8, %s, %s", n, n))
-	plain("BGE eight")
-	label("four")
-	plain(fmt.Sprintf("ADDS $4, %s, %s", n, n))
+	wide := 4 * vectors
+	plain(fmt.Sprintf("SUBS $%d, %s, %s", wide, n, n))
+	plain("BLT few")
+	pass("wide", vectors, wide, false)
+	plain("BGE wide")
+	label("few")
+	plain(fmt.Sprintf("ADDS $%d, %s, %s", wide-4, n, n))
 	plain("BLT rest")
-	pass(1, 4, false)
-	plain(fmt.Sprintf("SUB $4, %s", n))
+	pass("four", 1, 4, false)
+	plain("BGE four")
 	label("rest")
 	plain(fmt.Sprintf("ADDS $4, %s, %s", n, n))
 	plain("BEQ end")
-	label("one")
-	pass(1, 1, true)
-	plain(fmt.Sprintf("SUBS $1, %s, %s", n, n))
+	pass("one", 1, 1, true)
 	plain("BNE one")
 	label("end")
 }
 
-// part is the registers of a value of two vectors that this pass of a loop uses: for sums.
+// part is the registers of a value of all vectors that this pass of a loop uses: for sums.
 func part(v vec) vec { return v[:cur.u] }
 
 // widen converts the lanes of x to two values of float64.
 func widen(x vec) (a, b vec) { return fcvtl.of(x), fcvtl2.of(x) }
 
+// fold combines the registers of v, a power of two, in the first one, which it returns.
+func fold(o op, v vec) vec {
+	for n := len(v) / 2; n > 0; n /= 2 {
+		o.into(v[:n], v[:n], v[n:2*n])
+	}
+	return v[:1]
+}
+
 // sum64 returns the sum of all lanes of float64 values in the low lane; it spoils them.
 func sum64(values ...vec) reg {
-	var all vec
-	for _, v := range values {
-		all = append(all, v...)
-	}
-	for n := len(all); n > 1; n /= 2 {
-		fadd2.into(all[:n/2], all[:n/2], all[n/2:n])
-	}
+	all := fold(fadd2, slices.Concat(values...))
 	emit(inst{format: "faddp d%d, v%d.2d", base: 0x7e70d800, regs: []reg{all[0], all[0]}})
 	return all[0]
 }

@@ -15,7 +15,7 @@ func genMaps() {
 
 	text("axpyNEON", "(alpha float32, x, y *float32, n int)", "adds alpha·x to y, rounding once.")
 	x, y, n, alpha := load64("x"), load64("y"), load64("n"), broadcast("alpha")
-	loop(n, []gp{x, y}, func(l lanes) {
+	wideLoop(n, []gp{x, y}, func(l lanes) {
 		v, w := l.load(x), l.load(y)
 		fmla.into(w, v, alpha)
 		l.store(w, y)
@@ -24,7 +24,7 @@ func genMaps() {
 
 	text("scaleNEON", "(alpha float32, x *float32, n int)", "multiplies x by alpha.")
 	x, n, alpha = load64("x"), load64("n"), broadcast("alpha")
-	loop(n, []gp{x}, func(l lanes) { l.store(fmul.of(l.load(x), alpha), x) })
+	wideLoop(n, []gp{x}, func(l lanes) { l.store(fmul.of(l.load(x), alpha), x) })
 	ret()
 
 	text("gradExpNEON", "(dst, src *float32, n int, bias, scale float32)", "sets dst = scale·exp(src-bias).")
@@ -45,7 +45,7 @@ func map1(fn func(x vec) vec) {
 // map2 is the body of func(dst, a, b *float32, n int).
 func map2(fn func(a, b vec) vec) {
 	dst, a, b, n := load64("dst"), load64("a"), load64("b"), load64("n")
-	loop(n, []gp{dst, a, b}, func(l lanes) { l.store(fn(l.load(a), l.load(b)), dst) })
+	wideLoop(n, []gp{dst, a, b}, func(l lanes) { l.store(fn(l.load(a), l.load(b)), dst) })
 	ret()
 }
 

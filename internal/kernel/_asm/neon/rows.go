@@ -5,8 +5,8 @@ import "fmt"
 // genReductions emits the sums and maxima.
 func genReductions() {
 	text("dotNEON", "(x, y *float32, n int) float64", "returns Σ x·y.")
-	x, y, n, lo, hi := load64("x"), load64("y"), load64("n"), keep(zero(2)), keep(zero(2))
-	loop(n, []gp{x, y}, func(l lanes) {
+	x, y, n, lo, hi := load64("x"), load64("y"), load64("n"), keep(zero(4)), keep(zero(4))
+	wideLoop(n, []gp{x, y}, func(l lanes) {
 		a, b := widen(l.load(x))
 		c, d := widen(l.load(y))
 		fmla2.into(part(lo), a, c)
@@ -16,8 +16,8 @@ func genReductions() {
 	ret()
 
 	text("sumNEON", "(x *float32, n int) float64", "returns Σ x.")
-	x, n, lo, hi = load64("x"), load64("n"), keep(zero(2)), keep(zero(2))
-	loop(n, []gp{x}, func(l lanes) {
+	x, n, lo, hi = load64("x"), load64("n"), keep(zero(4)), keep(zero(4))
+	wideLoop(n, []gp{x}, func(l lanes) {
 		a, b := widen(l.load(x))
 		fadd2.into(part(lo), part(lo), a)
 		fadd2.into(part(hi), part(hi), b)
@@ -26,9 +26,9 @@ func genReductions() {
 	ret()
 
 	text("centredNEON", "(x *float32, n int, mean float32) float64", "returns Σ (x-mean)², the differences in float64.")
-	x, n, lo, hi = load64("x"), load64("n"), keep(zero(2)), keep(zero(2))
+	x, n, lo, hi = load64("x"), load64("n"), keep(zero(4)), keep(zero(4))
 	mean := keep(fcvtl.of(broadcast("mean")))
-	loop(n, []gp{x}, func(l lanes) {
+	wideLoop(n, []gp{x}, func(l lanes) {
 		a, b := widen(l.load(x))
 		a = fsub2.of(a, mean)
 		if l.single {
@@ -43,10 +43,10 @@ func genReductions() {
 	ret()
 
 	text("maxAbsNEON", "(x *float32, n int) float32", "returns max |x|, or a NaN if there is one.")
-	genMax(func(x vec) vec { return fabs.of(x) }, func() vec { return zero(2) })
+	genMax(func(x vec) vec { return fabs.of(x) }, func() vec { return zero(4) })
 	text("maxNEON", "(x *float32, n int) float32", "returns max x, or a NaN if there is one.")
 	genMax(func(x vec) vec { return x }, func() vec {
-		cur.u = 2
+		cur.u = 4
 		return copyOf(bits(0xff800000))
 	})
 
@@ -60,7 +60,7 @@ func genReductions() {
 		l.store(v, dst)
 		fadd.into(part(sum), part(sum), l.keep(v))
 	})
-	total := fadd.of(sum[:1], sum[1:])
+	total := fold(fadd, sum)
 	total = faddp.of(total, total)
 	plain("FMOVS F%d, "+arg("ret"), faddp.of(total, total)...)
 	ret()
@@ -69,8 +69,8 @@ func genReductions() {
 // genMax is the body of a maximum: FMAX hands on every NaN.
 func genMax(of func(x vec) vec, start func() vec) {
 	x, n, acc := load64("x"), load64("n"), keep(start())
-	loop(n, []gp{x}, func(l lanes) { fmax.into(part(acc), part(acc), of(l.loadAll(x))) })
-	m := fmax.of(acc[:1], acc[1:])
+	wideLoop(n, []gp{x}, func(l lanes) { fmax.into(part(acc), part(acc), of(l.loadAll(x))) })
+	m := fold(fmax, acc)
 	emit(inst{format: "fmaxv s%d, v%d.4s", base: 0x6e30f800, regs: []reg{m[0], m[0]}})
 	plain("FMOVS F%d, "+arg("ret"), m...)
 	ret()
