@@ -89,12 +89,29 @@ them back: one binary, no Python.` + "\n" + exitHelp,
 		newInspect(a), newInject(a), newEstimate(a), newTrain(a), newEval(a), newPredict(a), newMerge(a), newUnmerge(a), newVerify(a), newConvert(a), newExtract(a), newCombine(a), newDiff(a), newCompare(a), newRunRecipe(a), newStudy(a), newBench(a), newDoctor(a), newDemo(a), newVersion(a),
 	)
 	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {
-		if c.Name() == "completion" {
-			c.Args, c.RunE = cobra.ArbitraryArgs, parent // an unknown shell is a mistake
+		switch c.Name() { // an unknown shell or topic is a mistake
+		case "completion":
+			c.Args, c.RunE = cobra.ArbitraryArgs, parent
+		case "help":
+			c.Run, c.RunE = nil, helpOn
 		}
 	}
 	return root
+}
+
+// helpOn shows the help of the command that args name.
+func helpOn(cmd *cobra.Command, args []string) error {
+	c, rest, err := cmd.Root().Find(args)
+	switch {
+	case err != nil:
+		return err
+	case len(rest) > 0:
+		return parent(c, rest)
+	}
+	c.InitDefaultHelpFlag()
+	return c.Help()
 }
 
 // flagRules turns cobra's own errors about required and exclusive flags, which
