@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/formats/safetensors"
@@ -192,7 +191,7 @@ func (w *intoWriter) shards() error {
 		total += t.Bytes
 	}
 	for _, f := range w.base.Files() {
-		if err := w.copyFile(f.Path, f.Size); err != nil {
+		if err := w.copyFile(f.Path, filepath.Base(f.Path), f.Size, 0o666); err != nil {
 			return err
 		}
 	}
@@ -215,13 +214,14 @@ func (w *intoWriter) shards() error {
 	return w.write(formats.IndexFile, append(b, '\n'))
 }
 
-func (w *intoWriter) copyFile(path string, size int64) (err error) {
+// copyFile copies size bytes of the file path to name within the output.
+func (w *intoWriter) copyFile(path, name string, size int64, mode os.FileMode) (err error) {
 	in, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer in.Close() // only read
-	f, err := w.d.Create(filepath.Base(path), 0o666)
+	f, err := w.d.Create(name, mode)
 	if err != nil {
 		return err
 	}
@@ -236,45 +236,20 @@ func (w *intoWriter) copyFile(path string, size int64) (err error) {
 	return f.CopyAt(in, 0, 0, size)
 }
 
-// carry copies the base's other files: configuration, tokenizer, licence. A
-// base that is one file brings along only what every model has.
+// carry copies the base's other files: configuration, tokenizer, licence. An
+// adapter's configuration that lies there is not this one's.
 func (w *intoWriter) carry() error {
-	entries, err := os.ReadDir(w.base.Dir())
+	files, _, err := w.base.Companions()
 	if err != nil {
 		return err
 	}
-	single := strings.HasSuffix(w.base.Path(), ".safetensors")
-	for _, e := range entries {
-		name := e.Name()
-		if strings.HasPrefix(name, ".") || name == ConfigFile || name == manifest.File || isWeights(name) || single && !isModelFile(name) {
+	for _, f := range files {
+		if f.Path == ConfigFile || f.Path == manifest.File {
 			continue
 		}
-		// Follows links: the Hugging Face cache consists of them.
-		st, err := os.Stat(filepath.Join(w.base.Dir(), name))
-		if err != nil || !st.Mode().IsRegular() {
-			continue
-		}
-		if err := w.copyFile(filepath.Join(w.base.Dir(), name), st.Size()); err != nil {
+		if err := w.copyFile(filepath.Join(w.base.Dir(), f.Path), f.Path, f.Size, f.Mode|0o600); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// isWeights tells by its name whether a file holds weights or an index of
-// them.
-func isWeights(name string) bool {
-	if strings.HasSuffix(name, ".index.json") {
-		return true
-	}
-	switch strings.ToLower(filepath.Ext(name)) {
-	case ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".data", ".ot":
-		return true
-	}
-	return false
-}
-
-func isModelFile(name string) bool {
-	return slices.Contains([]string{"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-		"special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"}, name)
 }

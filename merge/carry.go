@@ -6,93 +6,33 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/lsrsurgeon/lsrsurgeon/formats"
 	"github.com/lsrsurgeon/lsrsurgeon/internal/atomicfile"
 	"github.com/lsrsurgeon/lsrsurgeon/manifest"
 )
 
 const configFile = "config.json"
 
-// carried is a file of the base's directory that the output gets too.
-type carried struct {
-	rel  string
-	size int64
-	mode os.FileMode
-}
-
-// findCarried walks the base's directory. Links are followed for files: the
-// Hugging Face cache consists of links. A base that is one .safetensors or .onnx
-// file of a directory carries along what belongs to a model by name.
+// findCarried finds the files of the base's directory that the output gets too.
 func (p *Plan) findCarried() error {
-	root := p.base.Dir() + string(filepath.Separator) + "." // also where Dir itself is a link
-	single := singleFile(p.base.Path())
-	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, path)
-		if err != nil || rel == "." {
-			return err
-		}
-		hidden := strings.HasPrefix(e.Name(), ".")
-		if e.IsDir() {
-			if hidden || single {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if rel == manifest.File || rel == JournalFile { // of the base, not of the output
-			return nil
-		}
-		st, err := os.Stat(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // a dangling link
-			p.left = append(p.left, rel)
-			return nil
-		case err != nil:
-			return err
-		}
-		if hidden || weightFile(e.Name()) || !st.Mode().IsRegular() || single && !belongs(e.Name()) {
-			if !p.isWeights(path) {
-				p.left = append(p.left, rel)
-			}
-			return nil
-		}
-		p.carried = append(p.carried, carried{rel, st.Size(), st.Mode().Perm()})
-		return nil
-	})
-}
-
-// isWeights tells whether the path is a file of the checkpoint itself or its
-// index.
-func (p *Plan) isWeights(path string) bool {
-	if x := p.base.Index(); x != nil && filepath.Clean(x.Path) == filepath.Clean(path) {
-		return true
-	}
-	for _, f := range p.base.Files() {
-		if filepath.Clean(f.Path) == filepath.Clean(path) {
-			return true
+	files, left, err := p.base.Companions()
+	p.left = append(p.left, left...)
+	for _, f := range files {
+		if f.Path != manifest.File && f.Path != JournalFile { // of the base, not of the output
+			p.carried = append(p.carried, f)
 		}
 	}
-	return false
-}
-
-// belongs tells by its name whether a file beside a single .safetensors file
-// belongs to a model.
-func belongs(name string) bool {
-	return slices.Contains([]string{configFile, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-		"special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model"}, name)
+	return err
 }
 
 // carry copies one file to the output, config.json with the plan's changes.
-func (p *Plan) carry(d *atomicfile.Dir, c carried) (err error) {
-	path := filepath.Join(p.base.Dir(), c.rel)
-	if c.rel == configFile && len(p.config) > 0 {
+func (p *Plan) carry(d *atomicfile.Dir, c formats.Companion) (err error) {
+	path := filepath.Join(p.base.Dir(), c.Path)
+	if c.Path == configFile && len(p.config) > 0 {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return err
@@ -100,14 +40,14 @@ func (p *Plan) carry(d *atomicfile.Dir, c carried) (err error) {
 		if b, err = setKeys(b, p.config); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		return d.WriteFile(c.rel, c.mode|0o600, func(w io.Writer) error { _, err := w.Write(b); return err })
+		return d.WriteFile(c.Path, c.Mode|0o600, func(w io.Writer) error { _, err := w.Write(b); return err })
 	}
 	in, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	out, err := d.Create(c.rel, c.mode|0o600)
+	out, err := d.Create(c.Path, c.Mode|0o600)
 	if err != nil {
 		return err
 	}
@@ -116,7 +56,7 @@ func (p *Plan) carry(d *atomicfile.Dir, c carried) (err error) {
 			err = e
 		}
 	}()
-	return out.CopyAt(in, 0, 0, c.size)
+	return out.CopyAt(in, 0, 0, c.Size)
 }
 
 // setKeys sets keys of a JSON object and leaves every other byte as it is. New

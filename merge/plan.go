@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/lsrsurgeon/lsrsurgeon/adapter"
 	"github.com/lsrsurgeon/lsrsurgeon/formats"
@@ -146,7 +145,7 @@ type Plan struct {
 	o       Options
 	files   []outFile
 	config  []ConfigValue
-	carried []carried
+	carried []formats.Companion
 	left    []string
 	untied  []string
 	whole   int // tensors that lie whole in gaps
@@ -413,7 +412,7 @@ func (p *Plan) Bytes() int64 {
 		n += p.files[i].size
 	}
 	for _, c := range p.carried {
-		n += c.size
+		n += c.Size
 	}
 	return n
 }
@@ -421,17 +420,3 @@ func (p *Plan) Bytes() int64 {
 // LeftOut lists the files of the base's directory that the output does not get
 // because they hold the old weights or are hidden.
 func (p *Plan) LeftOut() []string { return p.left }
-
-// weightFile tells whether a file of the base's directory holds weights or
-// state of training, in whatever format: stale beside the merged ones.
-func weightFile(name string) bool {
-	name = strings.ToLower(name)
-	if strings.HasSuffix(name, ".index.json") {
-		return true
-	}
-	switch filepath.Ext(name) {
-	case ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".ckpt", ".onnx", ".gguf", ".npz", ".undo":
-		return true
-	}
-	return strings.HasSuffix(name, ".onnx_data") || strings.HasSuffix(name, ".onnx.data")
-}

@@ -162,7 +162,7 @@ func (m *unmerger) others(d *atomicfile.Dir, p *Plan) error {
 		}
 	}
 	for _, c := range p.carried {
-		if c.rel == configFile && m.u.Config != nil {
+		if c.Path == configFile && m.u.Config != nil {
 			continue
 		}
 		if err := p.carry(d, c); err != nil {
