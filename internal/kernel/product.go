@@ -8,7 +8,8 @@ import "unsafe"
 const (
 	blockDepth = 768 // steps of k; 256 and 384 were 1 to 4 % slower on an AMD EPYC 7001 (32 KiB of L1)
 	blockRows  = 192
-	directCols = 4 // panels of B up to which packing A does not pay
+	directCols = 4   // panels of B up to which packing A does not pay
+	wideCols   = 192 // columns for which packing a block of A again is cheap
 )
 
 // product is one large product C (+)= op(A)·B with B in panels.
@@ -38,11 +39,15 @@ func (q *product[T]) run(p *Pool) {
 	mp := (q.m + q.kn.mr - 1) / q.kn.mr
 	np := (q.n + q.kn.nr - 1) / q.kn.nr
 	// Blocks of rows, as many for each thread if there are enough. Few rows:
-	// split the columns too.
+	// split the columns too, above all where there are many. Each block of rows
+	// reads all of B, and fewer rows than blockRows wait for it where it does not
+	// fit into the cache. But rows are packed again for each part of the columns.
 	gm := (q.m + blockRows - 1) / blockRows
 	gn := 1
 	if t := p.Threads(); t > 1 {
-		if mp >= 8*t {
+		if wide := (4*t + gm - 1) / gm; gm < 4*t && q.n >= wideCols*wide {
+			gn = wide
+		} else if mp >= 8*t {
 			gm = min((gm+4*t-1)/(4*t)*4*t, mp)
 		} else {
 			gn = min(np, 4*t)
