@@ -114,16 +114,10 @@ func newStridedCheck[T float](kn *tileKernel[T]) *stridedCheck[T] {
 		for i := range s.rows {
 			v := T((i*checkSteps+k)*29%97 - 48)
 			s.aRows[i*checkSteps+k], s.aCols[k*s.rows+i] = v, v
-			goAxpyOf(v, s.bPlain[k*s.cols:][:s.cols], s.want[i*s.cols:][:s.cols])
+			goAxpy(v, s.bPlain[k*s.cols:][:s.cols], s.want[i*s.cols:][:s.cols])
 		}
 	}
 	return s
-}
-
-func goAxpyOf[T float](alpha T, x, y []T) {
-	for i, v := range x {
-		y[i] += alpha * v
-	}
 }
 
 // right multiplies the first m rows and says whether they, and what is around them, are

@@ -48,7 +48,7 @@ var goVec = vecOps{
 	tanh:        func(dst, src []float32) { apply(dst, src, math.Tanh) },
 	add:         goAdd,
 	mul:         goMul,
-	axpy:        goAxpy,
+	axpy:        goAxpy[float32],
 	scale:       goScale,
 	dot:         goDot,
 	sum:         goSum,
@@ -97,7 +97,7 @@ func goMul(dst, a, b []float32) {
 	}
 }
 
-func goAxpy(alpha float32, x, y []float32) {
+func goAxpy[T float](alpha T, x, y []T) {
 	for i, v := range x {
 		y[i] += alpha * v
 	}
